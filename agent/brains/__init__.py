@@ -1,11 +1,11 @@
-"""Brains: who decides the next step of a round. One file per kind; `build` finds them by name.
+"""Brains, which decide the next step of a round; one file per kind, which `build` finds by name.
 
-There are two kinds. A chat model reads messages and answers by tool calls; any LangChain chat model
-is one. A planner reads what was observed and needs no language model. Both take a `Turn`, so the
-loop asks them in the same way.
+There are two kinds. A chat model, which may be any LangChain chat model, reads messages and answers
+by tool calls. A planner reads an observation and needs no language model. Both take a `Turn`, so
+the loop asks them in the same way.
 
-A brain file has a function `build(argument, context)`, which returns a chat model or a `Brain`;
-`argument` is what stands behind the colon, as in `policy:thompson`.
+A brain file defines a function `build(argument, context)`, which returns a chat model or a `Brain`;
+`argument` is the part after the colon, as in `policy:thompson`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tools.plugins import load, names
 Mode = Literal["native", "json"]
 
 _PLANNERS = "policy"
-# Variables that clients of language models read.
+# Environment variables that clients of language models read.
 _OF_CLIENTS = (
     "OPENAI_BASE_URL", "OPENAI_API_BASE", "OLLAMA_HOST", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
     "http_proxy", "https_proxy", "all_proxy",
@@ -44,7 +44,7 @@ _OF_CLIENTS = (
 
 @dataclass(frozen=True)
 class BrainContext:
-    """What a brain may need to know of its session."""
+    """The part of a session that brains are built from."""
 
     distribution: AttributeDistribution
     vocabulary: Vocabulary
@@ -57,11 +57,11 @@ class Turn:
 
     Attributes:
         round: Number of the round.
-        number: How many answers the round has so far.
+        number: Number of answers in the round so far.
         messages: The conversation of the round.
         tools: The tools that are legal now, in OpenAI's function format.
-        observe: Returns what a planner may know.
-        notify: Takes what goes on while the brain is asked, in words.
+        observe: Returns the observation of a planner.
+        notify: Called with messages about retries while the brain is asked.
     """
 
     round: int
@@ -73,24 +73,24 @@ class Turn:
 
     @property
     def legal(self) -> list[str]:
-        """Names of the tools."""
+        """Names of the tools that are legal now."""
         return [tool["function"]["name"] for tool in self.tools]
 
 
 class Brain(Protocol):
-    """Decides the next step."""
+    """Decides the next step of a round."""
 
     @property
     def mode(self) -> Mode:
-        """Whether tools are called natively or, as small models do, by JSON actions."""
+        """Whether the brain calls tools natively or, as small models do, by JSON actions."""
 
     def decide(self, turn: Turn) -> AIMessage:
-        """Return the tool calls that come next; raises BrainError when there is no answer."""
+        """Return a message with the next tool calls; raises BrainError if there is no answer."""
 
 
 @dataclass
 class ChatBrain:
-    """A chat model as a brain; after a failure it is not asked again for `cool_down_s` seconds."""
+    """A chat model as a brain, which is not asked for `cool_down_s` seconds after a failure."""
 
     model: BaseChatModel
     cool_down_s: float
@@ -104,11 +104,11 @@ class ChatBrain:
         return mode
 
     def decide(self, turn: Turn) -> AIMessage:
-        """Ask the model."""
+        """Return the model's answer; raises BrainError if it fails or has failed just before."""
         if time.monotonic() < self._rests_until:
             raise BrainError(f"the model failed less than {self.cool_down_s:g} s ago: {self._why}")
         try:
-            # Beside the callbacks of the graph, which stream and trace.
+            # In addition to the callbacks of the graph, which stream and trace.
             config = merge_configs(ensure_config(), {"callbacks": [_Retries(turn.notify)]})
             return self.model.bind_tools(turn.tools).invoke(list(turn.messages), config)
         except BrainError as error:
@@ -118,15 +118,15 @@ class ChatBrain:
 
 
 class _Retries(BaseCallbackHandler):
-    """Tells of requests that are made again."""
+    """Reports requests that are retried."""
 
     def __init__(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
 
     def on_retry(self, retry_state: RetryCallState, **_: Any) -> None:
-        """Say why, and when."""
+        """Report the reason and the time until the next request."""
         error = retry_state.outcome.exception() if retry_state.outcome else None
-        reason = re.sub(r" \(\d+ tr(?:y|ies)\)", "", str(error))  # those that it would have in all
+        reason = re.sub(r" \(\d+ tr(?:y|ies)\)", "", str(error))  # the maximum number of tries
         self._notify(
             f"Request {retry_state.attempt_number} failed, the next one comes in "
             f"{retry_state.upcoming_sleep:.1f} s: {reason}"
@@ -134,7 +134,7 @@ class _Retries(BaseCallbackHandler):
 
 
 def build(spec: str, context: BrainContext) -> Brain:
-    """Build the brain KIND:ARGUMENT; raises SettingsError that names the known kinds."""
+    """Build the brain KIND:ARGUMENT; raises SettingsError if it is unknown or cannot be built."""
     kind, _, argument = spec.partition(":")
     if kind not in (known := names("agent.brains")):
         raise SettingsError(f"Unknown brain {spec!r}. {_near(spec)} Kinds: {', '.join(known)}.")
@@ -143,7 +143,7 @@ def build(spec: str, context: BrainContext) -> Brain:
     except ShapingError:
         raise
     except Exception as error:
-        # Clients are built from the environment, some when they are imported, and raise many types.
+        # Clients read the environment, some of them on import, and raise errors of many types.
         given = [name for name in _OF_CLIENTS if name in os.environ]
         raise SettingsError(
             f"The client of the brain {spec!r} cannot be built: {str(error).rstrip('.')}. Correct "
@@ -156,7 +156,7 @@ def build(spec: str, context: BrainContext) -> Brain:
 
 
 def _near(spec: str) -> str:
-    """Return what brain a name may mean that is none: the kind misspelt, or left out."""
+    """Suggest a brain for an unknown name, whose kind is misspelt or missing."""
     first, _, argument = re.sub(r"[/ ]+", ":", spec.strip(), count=1).partition(":")
     kind = first.lower().replace("-", "")
     meant = difflib.get_close_matches(kind, names("agent.brains"), 1, 0.8)
@@ -171,18 +171,18 @@ def _near(spec: str) -> str:
 
 
 def planner_of(brain: str) -> str | None:
-    """Return the planner of a brain KIND:ARGUMENT, or None for one that is no planner."""
+    """Return the planner of a brain KIND:ARGUMENT, or None if the brain is not a planner."""
     kind, _, argument = brain.partition(":")
     return argument if kind == _PLANNERS else None
 
 
 def planner_brain(planner: str) -> str:
-    """Return the name of the brain that a planner is."""
+    """Return the name of a planner as a brain, e.g. `policy:thompson`."""
     return f"{_PLANNERS}:{planner}"
 
 
 def answer_of(event: ModelCallEvent) -> AIMessage:
-    """Return the answer that a journal holds, with the tokens that it took."""
+    """Return a journaled answer as a message, with its token usage."""
     tokens = event.tokens
     return AIMessage(
         content=event.answer.content,

@@ -1,8 +1,8 @@
-"""Tool calls as one JSON object, for models that have no reliable tool calls of their own.
+"""Tool calls as one JSON object, for models without reliable native tool calls.
 
-An action is {"tool": NAME, "arguments": {...}}. Pure functions: the JSON schema that a server's
-grammar enforces, the parser of a model's answer, and a conversation in plain text.
-Tools are in the function format of OpenAI:
+An action is {"tool": NAME, "arguments": {...}}. This module contains pure functions: the JSON
+schema that a server's grammar enforces, the parser of answers, and conversations in plain text.
+Tools are given in OpenAI's function format:
 {"type": "function", "function": {"name", "description", "parameters"}}.
 """
 
@@ -30,8 +30,8 @@ from prompts.render import render_text, source
 Json = dict[str, Any]
 Content = str | list[str | Json]
 
-# What a text or list may have that says no bound of its own, or a higher one: a grammar without
-# bounds lets a small model repeat itself until its tokens are spent.
+# Upper bounds on the length of texts and lists in a schema: without bounds in the grammar, a small
+# model may repeat itself until its tokens are used up.
 MAX_LENGTH = 1000
 MAX_ITEMS = 40
 
@@ -40,7 +40,7 @@ _MAX_TEXT = 40_000
 _MAX_STARTS = 50
 _MAX_DEPTH = 12
 _MAX_TOOL_TEXT = 1_500
-# Whole numbers beyond it are no JSON numbers everywhere, nor 64-bit integers in a checkpoint.
+# Larger integers are not portable in JSON, and may not fit into 64 bits in a checkpoint.
 _MAX_INT = 2**53
 _TAG = r"(?:think|thinking|thought|reasoning)"
 _THOUGHT = re.compile(rf"<{_TAG}>.*?</{_TAG}>", re.DOTALL)
@@ -48,10 +48,10 @@ _THOUGHT_ENDS, _THOUGHT_BEGINS = re.compile(rf"</{_TAG}>"), re.compile(rf"<{_TAG
 
 
 def action_schema(tools: Sequence[Json]) -> Json:
-    """Return the JSON schema of one action: anyOf over the tools, every text and list bounded.
+    """Return the JSON schema of one action: anyOf over the tools, with all texts and lists bounded.
 
-    It uses only what the grammars of llama.cpp and Ollama and OpenAI's json_schema (not strict)
-    understand; strings have at most MAX_LENGTH characters, lists at most MAX_ITEMS entries.
+    It only uses features that the grammars of llama.cpp and Ollama and OpenAI's json_schema (not
+    strict) support; strings have at most MAX_LENGTH characters, lists at most MAX_ITEMS entries.
     """
     actions = [
         _bounded(
@@ -70,14 +70,15 @@ def action_schema(tools: Sequence[Json]) -> Json:
 
 
 def parse_action(text: str, offered: Collection[str] | None = None) -> ToolCall | None:
-    """Return the first action in an answer, its id None, or None where there is none.
+    """Return the first action in an answer, with the id None, or None if there is none.
 
-    Tolerates thoughts, code fences and words around it, and the names `name` and `parameters`
-    that models trained on tool calls prefer. Of a longer text the first 40,000 characters count.
+    Reasoning, code fences and text around the action are ignored, and the keys `name` and
+    `parameters`, which models trained on tool calls prefer, are accepted. Only the first 40,000
+    characters are parsed.
 
     Args:
         text: The answer.
-        offered: Names of tools; an action of another one does not count. None: any.
+        offered: Names of tools; actions of other tools are ignored. None: any tool.
     """
     text = without_thoughts(text)[:_MAX_TEXT]
     starts = [match.start() for match in re.finditer(r"\{", text)][:_MAX_STARTS]
@@ -92,7 +93,7 @@ def parse_action(text: str, offered: Collection[str] | None = None) -> ToolCall 
 
 
 def without_thoughts(text: str) -> str:
-    """Return an answer without its thoughts, whose opening tag may have stood in the prompt."""
+    """Remove the reasoning of an answer, whose opening tag may have been part of the prompt."""
     text = _THOUGHT.sub("", text)
     text = _THOUGHT_ENDS.split(text)[-1]
     return _THOUGHT_BEGINS.split(text)[0]
@@ -101,16 +102,16 @@ def without_thoughts(text: str) -> str:
 def as_plain_messages(
     messages: Sequence[BaseMessage], tools: Sequence[Json], template: str | None = None
 ) -> list[BaseMessage]:
-    """Say a conversation with tools as one of a system, a user and an assistant.
+    """Convert a conversation with tools to plain system, user and assistant messages.
 
-    Calls become actions of the assistant, results words of the user; what has no text is left
-    out and neighbours of one role are merged. The tools and how to call them come last, by
-    `template`, the text of `prompts/json_action.md` unless given.
+    Calls become actions of the assistant, results become user messages; messages without text are
+    dropped, and consecutive messages of the same role are merged. The description of the tools
+    comes last, rendered by `template`, by default the text of `prompts/json_action.md`.
     """
     texts: list[tuple[Content, type[BaseMessage]]] = [_say_message(m) for m in messages]
     if tools:
-        # Last and not in the system text, because they change with every phase: servers keep what
-        # they computed for the beginning that two prompts share.
+        # Last, not in the system text, because the tools change with every phase and servers cache
+        # the common prefix of prompts.
         lines = "\n".join(_say_tool(tool) for tool in tools)
         text = render_text(template or source("json_action"), tools=lines)
         texts.append((text, HumanMessage))
@@ -127,10 +128,10 @@ def as_plain_messages(
 
 
 def storable(value: object, depth: int = _MAX_DEPTH) -> Any:
-    """Return parsed JSON as what every journal, checkpoint and server takes.
+    """Convert parsed JSON to values that every journal, checkpoint and server accepts.
 
-    Numbers that are not finite or beyond 2**53 become text, lone surrogates "?", and what is
-    nested deeper than `depth` becomes "...".
+    Non-finite floats and integers beyond 2**53 become text, lone surrogates become "?", and values
+    nested deeper than `depth` become "...".
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
@@ -148,11 +149,12 @@ def storable(value: object, depth: int = _MAX_DEPTH) -> Any:
 
 
 def unpacked(value: Any, tool: Json | None) -> Any:
-    """Return arguments of a tool with lists and objects in the place of JSON text of them.
+    """Parse lists and objects that a model passed as JSON text in the arguments of a tool.
 
     Args:
         value: The arguments.
-        tool: In OpenAI's function format; None: of an unknown one, as they are.
+        tool: Tool in OpenAI's function format. None: it is unknown, and the arguments are returned
+            unchanged.
     """
     return _unpack(value, _parameters(tool)) if tool else value
 
@@ -177,7 +179,7 @@ def _as_call(value: object) -> ToolCall | None:
     if not isinstance(value, dict):
         return None
     arguments = value.get("arguments", value.get("parameters"))
-    # An object with a mere `name` may be anything, such as a piece of a broken action.
+    # An object with only a `name` may be anything, e.g. a fragment of a malformed action.
     name = value.get("tool", None if arguments is None else value.get("name"))
     if isinstance(arguments, str):
         try:
@@ -190,13 +192,13 @@ def _as_call(value: object) -> ToolCall | None:
 
 
 def _parameters(tool: Json) -> Json:
-    """Return the schema of a tool's arguments without references."""
+    """Return the schema of a tool's arguments with references resolved."""
     parameters: Json = tool["function"].get("parameters") or {}
     return {"type": "object", **dereference_refs(parameters)}
 
 
 def _bounded(schema: Json) -> Json:
-    """Return the part of a schema that all grammars understand, with bounds where it has none."""
+    """Return the part of a schema that all grammars support, with bounds on texts and lists."""
     if parts := schema.get("allOf"):
         return _bounded({key: value for part in parts for key, value in part.items()})
     if options := schema.get("anyOf") or schema.get("oneOf"):
@@ -255,16 +257,16 @@ def _say_type(schema: Json) -> str:
 
 
 def _merged(forms: Sequence[Json]) -> Json:
-    """Return one object with what any of several may have, so that nothing is said twice."""
+    """Merge alternative object schemas into one, so that common properties appear only once."""
     properties: Json = {}
     for form in forms:
         for name, value in form["properties"].items():
-            known = properties.setdefault(name, value)
-            if known != value:
-                values = [*_choices(known), *_choices(value)]
-                is_choice = _choices(known) and _choices(value)
+            merged = properties.setdefault(name, value)
+            if merged != value:
+                values = [*_choices(merged), *_choices(value)]
+                is_choice = _choices(merged) and _choices(value)
                 both = {"enum": list(dict.fromkeys(values))}
-                properties[name] = both if is_choice else {"anyOf": [known, value]}
+                properties[name] = both if is_choice else {"anyOf": [merged, value]}
     required = [name for name in properties if all(name in form["required"] for form in forms)]
     shape = {"type": "object", "additionalProperties": False}
     return {**shape, "properties": properties, "required": required}
@@ -275,7 +277,7 @@ def _choices(schema: Json) -> list[Any]:
 
 
 def _joined(one: Content, other: Content) -> Content:
-    """Return two contents as one, with blocks where either has some, as pictures are."""
+    """Join two message contents; the result is a list of blocks if either of them is."""
     if isinstance(one, str) and isinstance(other, str):
         return f"{one}\n\n{other}"
     parts = ([{"type": "text", "text": c}] if isinstance(c, str) else c for c in (one, other))

@@ -1,4 +1,4 @@
-"""What the failure of a client of language models means: causes, servers' details, and proxies."""
+"""Explains errors of language-model clients: causes, details from the server, and proxies."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 _LOST_TLS = "Use http:// if the server has no TLS; else let SSL_CERT_FILE name its certificate."
-_NO_SCHEME = "begin it with http:// or https://"
+_SCHEMES = "must begin with http:// or https://"
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes."""
+    """Yield an error, its cause, the cause of that, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error says, with the cause and the answer that clients leave out."""
+    """Return the text of an error, with the cause and the server's answer if clients omit them."""
     text = str(error)
     causes = [str(cause) for cause in chain_of(error) if str(cause)]
     if text.rstrip(".").lower() == "connection error" and len(causes) > 1:
@@ -34,19 +34,19 @@ def reason_of(error: Exception) -> str:
 
 
 def advice(error: Exception, url: str) -> str:
-    """Return what to do about a server that is not reached, "" where only it itself may help.
+    """Return what to do about a server that cannot be reached, "" if the cause is not known.
 
     Args:
-        error: Of the client.
-        url: Of the server.
+        error: Error of the client.
+        url: URL of the server.
     """
     chain = list(chain_of(error))
     if any(isinstance(cause, ssl.SSLError) or "SSL:" in str(cause) for cause in chain):
         return _LOST_TLS
     if any(type(cause).__name__ == "UnsupportedProtocol" for cause in chain):
-        return f"Of the server's address, {_NO_SCHEME}."
+        return f"The server's address {_SCHEMES}."
     if any(type(cause).__name__ == "LocalProtocolError" for cause in chain):
-        return "The key holds characters that no header may have: set it anew."
+        return "The key contains characters that are not allowed in a header: set it again."
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxies = urllib.request.getproxies_environment()
@@ -60,7 +60,7 @@ def advice(error: Exception, url: str) -> str:
 
 
 def check_scheme(url: str, variable: str) -> str:
-    """Return what is wrong with the address of a server, "" if nothing is."""
+    """Return the problem of a server's address from an environment variable, "" if it is valid."""
     if os.environ.get(variable) and urlsplit(url).scheme not in ("http", "https"):
-        return f"{variable} is {os.environ[variable]!r}: {_NO_SCHEME}."
+        return f"{variable} is {os.environ[variable]!r}: it {_SCHEMES}."
     return ""

@@ -1,6 +1,6 @@
 """Brains behind an Ollama server: `ollama:MODEL`.
 
-The client of Ollama reads OLLAMA_HOST and OLLAMA_API_KEY from the environment by itself.
+Ollama's client reads OLLAMA_HOST and OLLAMA_API_KEY from the environment.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from agent.brains.remote import RemoteModel, Server
 from memory.addresses import warn_of_plain_key
 from memory.errors import SettingsError
 
-_HINT = "The address in OLLAMA_HOST has no path: leave out what follows the port, as /v1."
+_HINT = "OLLAMA_HOST must not contain a path such as /v1: remove everything after the port."
 
 
 class OllamaModel(RemoteModel):
-    """A model behind Ollama's own protocol."""
+    """A model behind Ollama's native protocol."""
 
     def json_arguments(self, schema: Json) -> Json:
-        """Return the schema as the format of the answer."""
+        """Return the arguments that set the schema as the format of the answer."""
         return {"format": schema}
 
 
 def build(argument: str, context: BrainContext) -> RemoteModel:
-    """Build `ollama:MODEL`; raises SettingsError without a model."""
+    """Build `ollama:MODEL`; raises SettingsError if no model is named."""
     if not argument:
         raise SettingsError("The brain 'ollama:' names no model. Use ollama:MODEL.")
     llm = context.llm

@@ -1,6 +1,6 @@
 """Brains behind an OpenAI-compatible server: `openai:MODEL`.
 
-langchain_openai reads OPENAI_API_KEY and OPENAI_BASE_URL from the environment by itself.
+langchain_openai reads OPENAI_API_KEY and OPENAI_BASE_URL from the environment.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from memory.addresses import is_local, warn_of_plain_key
 from memory.errors import SettingsError
 
 _NO_KEY = SecretStr("none")
-# The end of a URL that has the paths of the protocol below it, and one that is such a path.
+# End of a base URL, and end of the URL of an endpoint below it.
 _VERSION = re.compile(r"/(?:v\d\w*|openai)/?$")
 _ENDPOINT = re.compile(r"(?:/chat)?/completions$")
 
 
 class OpenAIModel(RemoteModel):
-    """A model behind the protocol of OpenAI."""
+    """A model behind OpenAI's protocol."""
 
     def json_arguments(self, schema: Json) -> Json:
-        """Return the schema as the format of the answer."""
+        """Return the arguments that set the schema as the format of the answer."""
         json_schema = {"name": "action", "schema": schema, "strict": False}
-        # Not as an argument of its own: LangChain then raises on an answer that was cut off.
+        # In extra_body, because LangChain's own argument raises on truncated answers.
         response_format = {"type": "json_schema", "json_schema": json_schema}
         return {"extra_body": {"response_format": response_format}}
 
     def adapted(self, refused: str) -> BaseChatModel | None:
-        """Return the client without what a server refuses, None where that is nothing known.
+        """Return a client without the parameter that a server rejects; None if it is another one.
 
-        Servers of the older protocol know max_tokens alone; some models have one temperature.
+        Older servers only know max_tokens, and some models only support one temperature.
         """
         chat = self.chat
         assert isinstance(chat, BaseChatOpenAI)
@@ -61,14 +61,14 @@ class OpenAIModel(RemoteModel):
 
 
 def build(argument: str, context: BrainContext) -> RemoteModel:
-    """Build `openai:MODEL`; raises SettingsError without a model, or without a key it needs.
+    """Build `openai:MODEL`; raises SettingsError if the model, or a key it needs, is missing.
 
-    A server on this machine needs no key.
+    A server on the local machine needs no key.
     """
     if not argument:
         raise SettingsError("The brain 'openai:' names no model. Use openai:MODEL.")
     llm = context.llm
-    # White space, as line ends of files, is no part of a key.
+    # A key read from a file may end with a line break.
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     chat = _chat(argument, llm, SecretStr(key) if key else _NO_KEY)
     client = chat.root_client
@@ -106,7 +106,7 @@ def build(argument: str, context: BrainContext) -> RemoteModel:
 def _hint(variable: str, url: str) -> str:
     base = _ENDPOINT.sub("", url.rstrip("/"))
     base = base if _VERSION.search(base) else f"{base}/v1"
-    return f"The URL of most servers ends with /v1: perhaps {variable}={base}."
+    return f"The URL of most servers ends with /v1: try {variable}={base}."
 
 
 def _chat(model: str, llm: LLMSettings, key: SecretStr) -> ChatOpenAI:
@@ -117,6 +117,6 @@ def _chat(model: str, llm: LLMSettings, key: SecretStr) -> ChatOpenAI:
         timeout=llm.timeout_s,
         stream_usage=llm.stream,
         max_completion_tokens=llm.answer_tokens,
-        # RemoteModel tries again itself; here as well would multiply the tries.
+        # RemoteModel retries itself; retries of the client would multiply with these.
         max_retries=0,
     )

@@ -1,4 +1,4 @@
-"""The planner as a brain: it walks through a round in the fixed order, without a language model."""
+"""A planner as a brain: it performs the steps of a round in a fixed order."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from memory.errors import SettingsError, unknown
 from prompts.vocabulary import Vocabulary
 from tools.plugins import names
 
-# Far from the seeds that people give to sessions they compare.
+# Added to the seed after a rejection; far from the seeds of sessions that are compared.
 _REDRAW = 1_000_003
 
 
 @dataclass
 class PlannerBrain:
-    """Calls the tool that is due, and lets the planner write the plan.
-
-    It answers the same turn always with the same call.
-    """
+    """Calls the tool that is due, with a plan by the planner; equal turns get equal calls."""
 
     planner: Planner
     distribution: AttributeDistribution
@@ -31,7 +28,7 @@ class PlannerBrain:
     mode: Mode = "native"
 
     def decide(self, turn: Turn) -> AIMessage:
-        """Return the one tool call that is due."""
+        """Return a message with the tool call that is due."""
         name, arguments = self._choose(turn)
         call = ToolCall(name=name, args=arguments, id=f"r{turn.round:03d}c{turn.number:02d}")
         return AIMessage(content="", tool_calls=[call])
@@ -46,7 +43,7 @@ class PlannerBrain:
                 return "recall_memory", {"query": _question(observation)}
             if "inspect_failures" in legal and "inspect_failures" not in called:
                 return "inspect_failures", {}
-            # What was refused is not proposed again: another seed draws other prompts.
+            # After a rejected plan, another seed draws other prompts.
             n_refused = sum((m.name, m.status) == ("propose_plan", "error") for m in results)
             seed = observation.seed + _REDRAW * n_refused
             again = observation.model_copy(update={"seed": seed})
@@ -65,7 +62,7 @@ def _question(observation: Observation) -> str:
 
 
 def build(argument: str, context: BrainContext) -> PlannerBrain:
-    """Build `policy:PLANNER`; raises SettingsError that names the known planners."""
+    """Build `policy:PLANNER`; raises SettingsError, with the known planners, for other names."""
     if not argument:
         raise SettingsError(unknown("planner", "", names("agent.planners")))
     return PlannerBrain(planners.build(argument), context.distribution, context.vocabulary)

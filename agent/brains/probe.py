@@ -1,4 +1,4 @@
-"""Finds out what a language model can do: tool calls of its own, JSON actions, its speed."""
+"""Tests the abilities of a language model: native tool calls, JSON actions and speed."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ _MESSAGES = [
 
 
 class Probe(Record):
-    """What one tool call in each way has shown of a model."""
+    """The result of one tool call in each mode."""
 
     model: str
-    native: bool = Field(description="calls tools by itself")
-    json_action: bool = Field(description="calls them by one JSON object under a schema")
+    native: bool = Field(description="makes native tool calls")
+    json_action: bool = Field(description="makes tool calls as one JSON object with a schema")
     mode: Literal["native", "json"]
     seconds: float = Field(ge=0, description="of the first answer")
-    tokens_per_second: float | None = Field(ge=0, description="None: the server counts none")
-    detail: str = Field("", max_length=1000, description="what failed, and how")
+    tokens_per_second: float | None = Field(ge=0, description="None: the server counts no tokens")
+    detail: str = Field("", max_length=1000, description="failures and their reasons")
 
 
 def probe(brain: RemoteModel) -> Probe:
-    """Make one real tool call in each way.
+    """Request one tool call from a model in each mode.
 
-    Raises BrainError when the server cannot be reached and when the model can do neither.
+    Raises BrainError if the server cannot be reached, or if the model fails in both modes.
     """
     works: dict[str, bool] = {}
     speeds: list[tuple[float, float | None]] = []
@@ -71,7 +71,7 @@ def probe(brain: RemoteModel) -> Probe:
             problems.append(f"{mode}: answered {_say(answer)}")
     detail = "; ".join(problems)
     if len({str(error) for error in failures}) == 1 and len(failures) == len(modes):
-        raise failures[0]  # of the server, whatever it is asked
+        raise failures[0]  # the server fails in the same way in both modes
     if not any(works.values()):
         raise BrainError(
             f"The model {brain.model!r} at {brain.server.url} makes no tool calls: {detail}. "
@@ -90,10 +90,10 @@ def probe(brain: RemoteModel) -> Probe:
 
 
 def build_probed(spec: str, context: BrainContext, journal: Journal | None = None) -> Brain:
-    """Build the brain KIND:ARGUMENT so that it calls tools in the way that works for it.
+    """Build the brain KIND:ARGUMENT with a mode of tool calls that works for it.
 
-    Where `llm.mode` is "auto", a model behind a server is probed; a session's `journal` remembers
-    the outcome.
+    If `llm.mode` is "auto", a model behind a server is probed; the result is stored in the
+    `journal` of a session and reused from there.
     """
     brain = build(spec, context)
     if not (isinstance(brain, ChatBrain) and isinstance(brain.model, RemoteModel)):
@@ -108,9 +108,9 @@ def build_probed(spec: str, context: BrainContext, journal: Journal | None = Non
 
 
 def _is_right(answer: AIMessage) -> bool:
-    """Tell whether an answer is one legal call; which slice it picks does not matter.
+    """Return whether an answer is one legal call, with any slice.
 
-    A call that only stands in the text is no native one.
+    A call that was parsed from the text does not count as native.
     """
     in_text = answer.response_metadata.get("call_in_text", False)
     return (

@@ -1,4 +1,4 @@
-"""What the brains behind a server have in common: tool calls in two ways, retries, clear errors."""
+"""Base class of brains behind a server: two modes of tool calls, retries, and clear errors."""
 
 from __future__ import annotations
 
@@ -51,21 +51,27 @@ from memory.errors import BrainError
 
 MAX_CALLS = 8
 MAX_CONTENT = 4_000
-# A server that asks for a longer pause is given up at once, so that the policy can step in.
+# If a server asks for a longer pause, the call fails at once, so that the fallback can decide.
 MAX_PAUSE_S = 60.0
 
 _MAX_REASON = 300
-# What LangChain's clients stumble over when a server answers something else than its protocol.
+# Exceptions of LangChain's clients when the answer of a server does not follow the protocol.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
 _KEY_LIKE = re.compile(r"\bsk-[\w*.-]{4,}|(?i:\bbearer\s+)[^\s'\",}]+")
 
 
 @dataclass(frozen=True)
 class Server:
-    """What a brain knows of its server: where it is, how it fails, and what to do then.
+    """The server of a brain: its URL, its errors and advice for them.
 
-    errors: exceptions of its client; when_*: advice to the user, one sentence each; hint: what is
-    odd about its URL, "" if nothing is; secrets: keys that must not be seen in any text.
+    Attributes:
+        url: URL of the server, without credentials.
+        errors: Exceptions of its client.
+        when_unreachable: Advice to the user, one sentence, as the next two.
+        when_forbidden: If access is denied.
+        when_unknown: If the model does not exist.
+        hint: What may be wrong with the URL, "" for nothing.
+        secrets: Keys that must not appear in any text.
     """
 
     url: str
@@ -78,11 +84,13 @@ class Server:
 
 
 class CallError(BrainError):
-    """A call that failed.
+    """A failed call.
 
-    reached: whether the server took it and failed on this request, so that another form of
-    request may work; again: whether the same may work after a pause; pause_s: the one the server
-    asks for, in seconds; refused: what it says of a request that it does not take.
+    Attributes:
+        reached: Whether the server processed the request, so that another request may work.
+        again: Whether the same request may work after a pause.
+        pause_s: Pause requested by the server in seconds, or None.
+        refused: Reason for which the server rejects the request, or "".
     """
 
     def __init__(
@@ -102,15 +110,16 @@ class CallError(BrainError):
 
 
 class RemoteModel(BaseChatModel):
-    """A chat model behind a server, whose answers can be relied on in form, though not in sense.
+    """A chat model behind a server, whose answers are guaranteed to be well-formed.
 
-    A subclass for each protocol says what differs between servers.
+    Subclasses implement the differences between protocols.
 
-    Every answer has at most MAX_CALLS tool calls with fresh ids and plain JSON arguments, at most
-    MAX_CONTENT characters of text, and usage_metadata: where the server gives none, a quarter of
-    the characters, and response_metadata["usage_estimated"] is True. An answer that is empty, a
-    refusal or broken has no tool call and says in its text what came. Raises BrainError, after
-    `llm.tries` tries where trying again makes sense; it says what to do and holds no key.
+    Every answer has at most MAX_CALLS tool calls with new ids and plain JSON arguments, at most
+    MAX_CONTENT characters of text, and usage_metadata. If the server does not count tokens, they
+    are estimated as a quarter of the characters, and response_metadata["usage_estimated"] is True.
+    An answer that is empty, a refusal or malformed has no tool calls, and its text contains what
+    was received. Raises BrainError, after `llm.tries` tries if a retry may help; its message says
+    what to do and contains no key.
     """
 
     chat: BaseChatModel = Field(repr=False, exclude=True)
@@ -120,11 +129,11 @@ class RemoteModel(BaseChatModel):
     server: Server = Field(repr=False, exclude=True)
 
     def json_arguments(self, schema: Json) -> Json:
-        """Return the arguments of a call that make the server answer by a JSON schema."""
+        """Return the arguments of a call that make the server's answer follow a JSON schema."""
         raise NotImplementedError
 
     def adapted(self, refused: str) -> BaseChatModel | None:
-        """Return a client without what the server refuses; None: there is no other."""
+        """Return a client without the parameter that the server rejects, or None."""
         return None
 
     @property
@@ -136,7 +145,7 @@ class RemoteModel(BaseChatModel):
         return {"model": self.model, "mode": self.mode}
 
     def with_mode(self, mode: Literal["native", "json"]) -> RemoteModel:
-        """Return the same brain with tools offered in the given way."""
+        """Return a copy with another mode of tool calls."""
         return self.model_copy(update={"mode": mode})
 
     def bind_tools(
@@ -146,7 +155,7 @@ class RemoteModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools; `tool_choice` counts for native tool calls alone."""
+        """Offer tools to the model; `tool_choice` is only used for native tool calls."""
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
@@ -160,7 +169,8 @@ class RemoteModel(BaseChatModel):
     ) -> ChatResult:
         tools = kwargs.pop("tools", [])
         by_action = self.mode == "json" and bool(tools)
-        # Rounds begun by earlier versions carry data beside the text, which no server has to see.
+        # Data besides the content must not be sent: pictures are referred to here, and rounds of
+        # earlier versions contain more.
         sent = [m.model_copy(update={"additional_kwargs": {}}) for m in messages]
         if by_action:
             kwargs.pop("tool_choice", None)
@@ -201,11 +211,11 @@ class RemoteModel(BaseChatModel):
         try:
             answer = chat.invoke(messages, **arguments)
         except ValidationError as error:
-            # Arguments that are no object and the like: the model's mistake, and its next message.
+            # E.g. arguments that are not an object: a mistake of the model, returned as its answer.
             given = json.dumps([e["input"] for e in error.errors()], default=repr)
             return AIMessage(content=given)
         except failures as error:
-            # Not chained to what the client raised, which may quote a key.
+            # Not chained to the client's exception, which may contain a key.
             raise self._explain(error) from None
         if not isinstance(answer, AIMessage):
             raise self._explain(TypeError(f"it answered as {answer.type!r}"))
@@ -214,7 +224,7 @@ class RemoteModel(BaseChatModel):
     def _settle(
         self, answer: AIMessage, by_action: bool, sent: Sequence[BaseMessage], tools: list[Json]
     ) -> AIMessage:
-        """Return an answer in the form that the class promises."""
+        """Convert an answer to the form that the class guarantees."""
         text = "\n".join(_texts(answer))
         offered = {tool["function"]["name"]: tool for tool in tools}
         finish = answer.response_metadata
@@ -224,7 +234,7 @@ class RemoteModel(BaseChatModel):
         }
         calls = answer.tool_calls
         if by_action or (tools and not calls):
-            # Servers whose parser misses a call give it as text.
+            # Servers that do not recognise a call return it as text.
             action = parse_action(text, None if by_action else offered)
             calls = [action] if action else []
             text = "" if action else text
@@ -237,11 +247,11 @@ class RemoteModel(BaseChatModel):
             content=storable(text)[:MAX_CONTENT],
             tool_calls=[
                 {
-                    # Servers refuse a conversation that holds a name with other characters.
+                    # Servers reject conversations that contain names with other characters.
                     "name": re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_",
                     "args": unpacked(storable(call["args"]), offered.get(name)),
-                    # Of their own, because some servers number calls anew in every answer; nine
-                    # letters or digits, because others take nothing else.
+                    # New ids, because some servers restart numbering in every answer; nine letters
+                    # or digits, because others accept no other form.
                     "id": uuid4().hex[:9],
                 }
                 for call in calls[:MAX_CALLS]
@@ -259,7 +269,7 @@ class RemoteModel(BaseChatModel):
         return grow(state) + wait_random(0, self.llm.pause_s)(state)
 
     def _explain(self, error: Exception) -> CallError:
-        """Return what a failure means and what to do about it."""
+        """Convert an exception to a `CallError` that explains it and says what to do."""
         server, status = self.server, getattr(error, "status_code", None)
         who = f"The model {self.model!r} at {server.url}"
         tried = f"({self.llm.tries} {'try' if self.llm.tries == 1 else 'tries'})"
@@ -279,13 +289,13 @@ class RemoteModel(BaseChatModel):
         if status in (401, 403):
             return CallError(f"{who} denies access: {reason}. {server.when_forbidden}")
         if status == 404:
-            return CallError(f"{who} is not there: {reason}. {server.hint or server.when_unknown}")
+            return CallError(f"{who} was not found: {reason}. {server.hint or server.when_unknown}")
         if getattr(error, "code", None) == "insufficient_quota":
             return CallError(f"{who} has no quota left: {reason}. Add some, or use another key.")
         pause_s = _retry_after(error)
         if pause_s is not None and pause_s > MAX_PAUSE_S:
             return CallError(
-                f"{who} takes no request for {pause_s:.0f} s: {reason}. Wait, or choose another "
+                f"{who} accepts no request for {pause_s:.0f} s: {reason}. Wait, or choose another "
                 "model."
             )
         if status == 429:
@@ -298,7 +308,10 @@ class RemoteModel(BaseChatModel):
         if isinstance(error, ContextOverflowError) or (
             status in (400, 413) and re.search(r"context|too (long|large)", reason)
         ):
-            return CallError(f"{who} takes no prompt as long: {reason}. Lower llm.context_tokens.")
+            return CallError(
+                f"{who} rejects the prompt, context length exceeded: {reason}. Lower "
+                "llm.context_tokens."
+            )
         if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425):
             return CallError(
                 f"{who} refuses the request: {reason}. Choose another model or llm.mode.",
@@ -307,10 +320,10 @@ class RemoteModel(BaseChatModel):
             )
         is_odd = isinstance(error, _MALFORMED) and status is None
         odd = server.hint if is_odd else ""
-        reason = f"its answer is not of the protocol ({reason})" if is_odd else reason
+        reason = f"its answer does not follow the protocol ({reason})" if is_odd else reason
         return CallError(
             f"{who} failed {tried}: {reason}. "
-            f"{odd or 'Look at the server, or choose another model.'}",
+            f"{odd or 'Check the server, or choose another model.'}",
             reached=True,
             again=True,
             pause_s=pause_s,
@@ -324,13 +337,13 @@ class RemoteModel(BaseChatModel):
 
 
 def _offered_name(name: str, offered: Collection[str]) -> str:
-    """Return the offered tool that a name means, as pick of "functions.pick", or else the name."""
+    """Return the offered tool that a name refers to, e.g. by "functions.NAME", or else the name."""
     bare = name.strip().rpartition(".")[2]
     return bare if bare in offered else name
 
 
 def _texts(answer: AIMessage) -> Iterator[str]:
-    """Yield all that an answer says: text, refusal, calls that could not be read."""
+    """Yield the texts of an answer: content, refusal, and calls that could not be parsed."""
     if answer.text:
         yield str(answer.text)
     if refusal := answer.additional_kwargs.get("refusal"):
@@ -340,7 +353,7 @@ def _texts(answer: AIMessage) -> Iterator[str]:
 
 
 def _is_usage(usage: UsageMetadata | None) -> TypeGuard[UsageMetadata]:
-    """Return whether a server counts tokens, in numbers."""
+    """Return whether the token counts of a server are complete and valid."""
     if not usage:
         return False
     counts: list[object] = [usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]]
@@ -361,7 +374,7 @@ def _estimate(
 
 def _retry_after(error: Exception) -> float | None:
     """Return the seconds of a Retry-After header, given as seconds or as a date, or None."""
-    # The client of Ollama keeps the response only in the exception that it replaces.
+    # Ollama's client keeps the response only in the exception that it replaces.
     response = getattr(error, "response", None) or getattr(error.__context__, "response", None)
     given = response.headers.get("retry-after", "") if response is not None else ""
     if re.fullmatch(r"\d{1,9}(\.\d+)?", given):

@@ -1,4 +1,4 @@
-"""The scripted brain: answers from a list, for tests and demonstrations; no patching needed."""
+"""The scripted brain, which answers from a list; for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from memory.errors import BrainError, SettingsError
 
 
 class ScriptedModel(BaseChatModel):
-    """A chat model that gives the answers of a script in order and fails when it runs out.
+    """A chat model that returns the answers of a script in order and fails after the last one.
 
-    An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}, either with "tokens":
-    [PROMPT, ANSWER] to be counted; or {"error": "..."}, as if the model could not be reached.
+    An answer is {"tool": NAME, "arguments": {...}} or {"text": "..."}, optionally with "tokens":
+    [PROMPT, ANSWER] as its token usage; or {"error": "..."} to raise a BrainError.
     """
 
     script: list[dict[str, Any]]
@@ -36,13 +36,13 @@ class ScriptedModel(BaseChatModel):
 
     @property
     def model(self) -> str:
-        """What traces call it."""
+        """Name of the model in traces."""
         return self._llm_type
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Take any tools: the script decides which of them are called."""
+        """Accept any tools; the script determines which of them are called."""
         return self.bind(**kwargs)
 
     def _generate(
@@ -74,7 +74,7 @@ class ScriptedModel(BaseChatModel):
 
 
 def build(argument: str, context: BrainContext) -> ScriptedModel:
-    """Build `scripted:FILE`, a JSON list of answers."""
+    """Build `scripted:FILE`; the file contains a JSON list of answers."""
     try:
         script = json.loads(Path(argument).read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Finds out whether a language model sees: it names the colours of two pictures."""
+"""Tests whether a language model can see pictures, by asking for the colours of two."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from memory.journal import Journal
 from memory.records import Record
 
 SIGHT = "probe/sight"
-"""Key of the event of what was found out."""
+"""Key of the event with the result."""
 
 # Share of a context that one picture may take.
 _MAX_SHARE = 0.25
 _QUESTION = "Which colour has this picture? Answer by one word."
-# Two that a model that sees nothing guesses rarely, and what else it may say.
+# Colours that a model without vision rarely guesses, and the pattern of its other answers.
 _SHOWN = {"yellow": (250, 220, 0), "green": (0, 150, 60)}
 _NAMES = "yellow|green|red|blue|black|white|orange|purple|pink|brown|gr[ae]y"
 
 
 class Sight(Record):
-    """What two pictures have shown of a model."""
+    """The result of two questions with pictures."""
 
     sees: bool
-    picture_tokens: int = Field(ge=0, description="of a picture with SHEET_PX pixels a side")
-    detail: str = Field("", max_length=500, description="what it answered, where it does not see")
+    picture_tokens: int = Field(ge=0, description="per picture of SHEET_PX x SHEET_PX pixels")
+    detail: str = Field("", max_length=500, description="answer of a model that cannot see")
 
 
 def image_block(png: bytes) -> dict[str, Any]:
-    """Return a PNG file as a block of a message's content."""
+    """Return a message content block with a PNG file."""
     data = base64.b64encode(png).decode()
     return {"type": "image", "base64": data, "mime_type": "image/png"}
 
 
 def text_block(text: str) -> dict[str, Any]:
-    """Return a text as a block of a message's content."""
+    """Return a message content block with a text."""
     return {"type": "text", "text": text}
 
 
 def probe_sight(model: BaseChatModel) -> Sight:
-    """Show two pictures of one colour each; raises BrainError for a server that is not reached."""
+    """Show two pictures of one colour each; raises BrainError if the server cannot be reached."""
     n_tokens = PICTURE_TOKENS
     for colour, rgb in _SHOWN.items():
         stream = io.BytesIO()
@@ -68,7 +68,7 @@ def probe_sight(model: BaseChatModel) -> Sight:
             return Sight(sees=False, picture_tokens=0, detail=str(error)[:500])
         text = without_thoughts(str(answer.text))
         if set(re.findall(rf"\b({_NAMES})", text.lower())) != {colour}:
-            detail = f"of a picture that is {colour} it says {text[:200]!r}"
+            detail = f"for a {colour} picture it answered {text[:200]!r}"
             return Sight(sees=False, picture_tokens=0, detail=detail)
         if (usage := answer.usage_metadata) and not answer.response_metadata.get("usage_estimated"):
             n_words = estimate_tokens([HumanMessage(_QUESTION)])
@@ -77,10 +77,10 @@ def probe_sight(model: BaseChatModel) -> Sight:
 
 
 def require_sight(brain: Brain, llm: LLMSettings, journal: Journal) -> None:
-    """Journal that a model which is to be shown pictures sees them.
+    """Check, if `llm.images` is set, that a model can see pictures, and journal the result.
 
     Raises:
-        SettingsError: It sees none, or a picture takes too much of its context.
+        SettingsError: The model cannot see, or a picture takes too much of its context.
     """
     if not (llm.images and isinstance(brain, ChatBrain)):
         return
@@ -88,14 +88,14 @@ def require_sight(brain: Brain, llm: LLMSettings, journal: Journal) -> None:
     sight = Sight.model_validate(event.probe) if event else probe_sight(brain.model)
     if not sight.sees:
         raise SettingsError(
-            f"llm.images is set, but the model does not see: {sight.detail.rstrip('.')}. Set "
-            "llm.images=false, or choose a model that sees."
+            f"llm.images is set, but the model cannot see pictures: {sight.detail.rstrip('.')}. "
+            "Set llm.images=false, or choose a vision-language model."
         )
     if sight.picture_tokens > _MAX_SHARE * llm.context_tokens:
         raise SettingsError(
             f"llm.images is set, but a picture takes {sight.picture_tokens} tokens, more than a "
             f"quarter of llm.context_tokens={llm.context_tokens}. Set llm.context_tokens to "
-            f"{round(sight.picture_tokens / _MAX_SHARE)} or more, as far as the model reads as "
-            "many, or llm.images=false."
+            f"{round(sight.picture_tokens / _MAX_SHARE)} or more if the model supports it, or "
+            "llm.images=false."
         )
     journal.append(ProbeEvent(key=SIGHT, probe=sight.to_json()))

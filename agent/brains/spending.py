@@ -1,4 +1,4 @@
-"""What calls to a language model take, and the limits that are kept before every call."""
+"""Tokens and cost of calls to a language model, and their limits, checked before every call."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from memory.errors import SettingsError
 from memory.events import ChatCallEvent, Event, ModelCallEvent
 
 PICTURES = "images"
-"""What `additional_kwargs` of a message hold of its pictures: their "sha256" and "tokens"."""
+"""Key in `additional_kwargs` of a message for its pictures, a list of "sha256" and "tokens"."""
 
-# Of a picture with SHEET_PX pixels a side: one for 750 pixels, as most models take or fewer.
+# Tokens of a picture of SHEET_PX x SHEET_PX pixels: one per 750 pixels, which most models use at
+# most.
 PICTURE_TOKENS = SHEET_PX**2 // 750
 
 
 class CallRecord(Protocol):
-    """A journal, as far as calls to models are counted in it."""
+    """The part of a journal's interface that is needed to count calls."""
 
     def appended(self, n_known: int, /) -> Sequence[Event]:
         """Return the events after the first `n_known`."""
 
 
 class Usage(NamedTuple):
-    """Tokens of one call and what they cost, in US dollars."""
+    """Tokens of one call and their cost in US dollars."""
 
     prompt: int
     answer: int
@@ -37,10 +38,10 @@ class Usage(NamedTuple):
 
 
 class Spending:
-    """The tokens and the money spent so far, against `llm.max_tokens` and `llm.max_usd`.
+    """Tokens and money spent so far, compared with `llm.max_tokens` and `llm.max_usd`.
 
-    author: the brain, as in openai:MODEL. Raises SettingsError where money is limited and the
-    model has no price in `llm.prices`.
+    author: The brain, e.g. openai:MODEL. Raises SettingsError if money is limited and `llm.prices`
+    does not contain the model.
     """
 
     def __init__(self, author: str, llm: LLMSettings) -> None:
@@ -58,23 +59,23 @@ class Spending:
             )
 
     def is_of(self, author: str, llm: LLMSettings) -> bool:
-        """Tell whether these are the brain and the limits that it counts for."""
+        """Return whether it counts for this brain with these settings."""
         return (author, llm) == (self._author, self._llm)
 
     def tokens_left(self) -> int | None:
-        """Return what is left of the tokens, or None without a limit."""
+        """Return the number of tokens left, or None without a limit."""
         limit = self._llm.max_tokens
         return None if limit is None else max(0, limit - self.n_tokens)
 
     def usd_left(self) -> float | None:
-        """Return what is left of the money, or None without a limit."""
+        """Return the money left in US dollars, or None without a limit."""
         limit = self._llm.max_usd
         return None if limit is None else max(0.0, limit - self.usd)
 
     def reason_against(
         self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]
     ) -> str | None:
-        """Return why the next call might pass a limit, or None."""
+        """Return why the next call might exceed a limit, or None."""
         n_prompt, n_answer = estimate_tokens(messages, tools), self._llm.answer_tokens
         left = self.tokens_left()
         if left is not None and n_prompt + n_answer > left:
@@ -85,7 +86,7 @@ class Spending:
         return None
 
     def usage(self, answer: AIMessage) -> Usage:
-        """Return what an answer took, where its server says so."""
+        """Return the usage of an answer; 0 if its server does not report it."""
         counted = answer.usage_metadata
         if counted is None:
             return Usage(0, 0, 0.0)
@@ -98,9 +99,9 @@ class Spending:
         self.usd += usage.usd
 
     def take_in(self, journal: CallRecord) -> None:
-        """Count the calls that a journal got since it was last looked at.
+        """Count the calls that were added to a journal since the last time.
 
-        In decisions and in chat, those of rounds that were taken back among them.
+        These are calls in decisions and in chat, including those of undone rounds.
         """
         events = journal.appended(self._n_events)
         self._n_events += len(events)
@@ -115,17 +116,17 @@ class Spending:
 
 
 def spent(journal: CallRecord, author: str, llm: LLMSettings) -> Spending:
-    """Return what a session has spent so far, see `Spending.take_in`."""
+    """Return the spending of a session so far, see `Spending.take_in`."""
     spending = Spending(author, llm)
     spending.take_in(journal)
     return spending
 
 
 def estimate_tokens(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] = ()) -> int:
-    """Return about how many tokens a prompt has: a third of its characters, rounded up.
+    """Estimate the number of tokens of a prompt: a third of its characters, rounded up.
 
-    English has four characters a token; figures and JSON, as here, about three. Pictures that
-    messages refer to add their own.
+    English has about four characters per token, figures and JSON about three. The tokens of
+    pictures that messages refer to are added.
     """
     n = sum(len(str(m.content)) for m in messages) + len(json.dumps(list(tools)))
     n += sum(len(json.dumps(m.tool_calls)) for m in messages if isinstance(m, AIMessage))

@@ -1,1 +1,1 @@
-"""The agent: the LangGraph graph of a round, its tools and what a brain is shown."""
+"""The agent: the LangGraph graph of a round, its tools, and the messages shown to a brain."""

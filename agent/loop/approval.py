@@ -1,4 +1,4 @@
-"""A plan, or a question of the agent, that waits for a person: what is asked, what is answered."""
+"""Requests that wait for a person, a plan to approve or a question to answer, and the answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from memory.records import Plan, Record
 
 
 class Rejected(ToolError):
-    """A legal call that a person, or a wish of theirs, turns down; no mistake of the brain."""
+    """A legal call rejected by a person or by one of their preferences; not counted as illegal."""
 
 
 class ResolvedDraft(Record):
-    """What wishes and additions of a person have made of a draft.
+    """A draft to which the user's preferences and additions were applied.
 
-    shifts: what wishes moved; additions: ids of those that are in it; warnings: preferences that a
-    language model did not follow.
+    Attributes:
+        draft: The resulting draft.
+        shifts: Share of the images before and after, for each preference.
+        additions: Ids of the additions that the draft includes.
+        warnings: Preferences that a language model did not follow, in words.
     """
 
     draft: PlanDraft
@@ -33,11 +36,18 @@ class ResolvedDraft(Record):
 
 
 class ApprovalRequest(Record):
-    """A question that the graph waits for.
+    """A question whose answer the graph waits for.
 
-    `key` names the journal's event that answers it, so a question that was answered before a crash
-    is not asked again. One for words has a `text`; one about a plan has the plan, checked already,
-    what the memory expects of it, and for each prompt's id the nearest earlier prompt.
+    Attributes:
+        key: Key of the journal event that answers it; a question that was answered before a crash
+            is not asked again.
+        kind: "words" for a free-text question, "plan" for the approval of a plan.
+        round: Number of the round.
+        text: The question, for "words".
+        plan: The validated plan, for "plan".
+        expectation: Outcome of the plan that the memory predicts.
+        nearest: The most similar earlier prompt in words, by the id of the plan's prompt.
+        resolved: The draft that the plan was made from.
     """
 
     key: str
@@ -51,9 +61,12 @@ class ApprovalRequest(Record):
 
 
 class ApprovalDecision(Record):
-    """What was answered; `text` is the words, or why a plan was rejected.
+    """The answer to an `ApprovalRequest`.
 
-    by: "nobody" where a plan was approved because no answer came in time.
+    Attributes:
+        verdict: "words" for a free-text answer, otherwise the decision on a plan.
+        text: The answer, or the reason for a rejection.
+        by: "nobody" if a plan was approved because no answer came in time.
     """
 
     verdict: Literal["words", "approve", "reject"]
@@ -62,7 +75,7 @@ class ApprovalDecision(Record):
 
 
 def journal_answer(journal: EventLog, question: ApprovalRequest, answer: ApprovalDecision) -> None:
-    """Journal the answer of a person, with which the graph continues."""
+    """Journal a person's answer, so that the graph can continue."""
     key, number, text = question.key, question.round, answer.text
     if question.kind == "words" or answer.verdict == "words":
         journal.append(AnswerEvent(key=key, round=number, question=question.text, answer=text))

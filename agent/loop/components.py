@@ -1,7 +1,7 @@
-"""The heavy parts that settings name, built when first needed: target, generator, judge, memory.
+"""The components selected by the settings, built on first use: target, generator, judge, memory.
 
-Only this module builds targets, generators, labelers and judges; all others are handed them, or
-have `Components`.
+Only this module builds targets, generators, labelers and judges; other modules receive them, or
+`Components`, as arguments.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ ABSTAINS = "audit abstains"
 
 
 class Components(WorkMonitor):
-    """Builds each part once, when it is first asked for."""
+    """Builds each component on first access and caches it."""
 
     def __init__(
         self, settings: Settings, observer: Observer | None = None, session: Session | None = None
     ) -> None:
-        """Hold the settings; nothing is built yet. Arguments: see `WorkMonitor`."""
+        """Store the settings without building anything. Arguments: see `WorkMonitor`."""
         super().__init__(settings, observer, session)
         self._executor: ShardExecutor | None = None
-        # Shards of photographs by what decides which these are.
+        # Shards of photographs by (dstm.real_images, session.seed).
         self._real_shards: dict[tuple[int | None, int], list[Path]] = {}
 
     @classmethod
@@ -73,11 +73,11 @@ class Components(WorkMonitor):
         return cls(session.settings, observer, session)
 
     def in_session(self, session: Session, executor: ShardExecutor) -> Components:
-        """Return components of a session that share target, generator, judge and their like.
+        """Return components of another session that share the target, generator and judge.
 
         Args:
-            session: One whose settings name the same parts.
-            executor: Makes the shards of its images.
+            session: A session whose settings select the same components.
+            executor: Creates the shards of its images.
         """
         _ = self.device, self.distribution, self.generator, self.judge
         shared = copy.copy(self)
@@ -85,16 +85,16 @@ class Components(WorkMonitor):
         return shared
 
     def without_session(self) -> Components:
-        """Return components that share what is built; nothing stops them, no fault is journaled."""
+        """Return components without a session: never paused or stopped, faults not journaled."""
         shared = copy.copy(self)
         shared._settings, shared._session = self.settings, None
         return shared
 
     @cached_property
     def device(self) -> str:
-        """The torch device: as set, or `cuda` where there is one.
+        """The torch device: as set, or for `auto`, `cuda` if it is available.
 
-        Raises SettingsError when `cuda` is set and not available.
+        Raises SettingsError if `cuda` is set but not available.
         """
         import torch
 
@@ -118,7 +118,7 @@ class Components(WorkMonitor):
 
     @cached_property
     def pretrain_target(self) -> Target:
-        """What the MTDM is trained on: the target, unless the settings name something else."""
+        """The target that the MTDM is trained on: `pretrain_target`, or else the target itself."""
         source = self.settings.pretrain_target
         return self._build_target(source) if source else undivided(self.target)
 
@@ -127,32 +127,32 @@ class Components(WorkMonitor):
 
     @cached_property
     def distribution(self) -> AttributeDistribution:
-        """How often combinations of attributes occur in the target's generator split."""
+        """Frequencies of attribute combinations in the target's generator split."""
         feedback = self.settings.feedback
-        found = distribution_of(self.target, feedback.min_support)
+        distribution = distribution_of(self.target, feedback.min_support)
         measured = self.target.split("feedback").attributes
         table = slice_table(measured, feedback.slices, feedback.n_min)
-        if lacking := [k for k in table if not found.supports(slice_attributes(k) or {})]:
+        if lacking := [k for k in table if not distribution.supports(slice_attributes(k) or {})]:
             self.observer.warn(
                 f"No images will be asked of {plural(len(lacking), 'slice')} that fewer than "
-                f"{found.min_support} photographs of the split generator show: "
+                f"{distribution.min_support} photographs of the split generator show: "
                 f"{some(lacking, 5)}. Set feedback.min_support=0 if the generator has learnt them "
                 "from other photographs."
             )
-        return found
+        return distribution
 
     @property
     def task(self) -> Task:
-        """What the DSTM learns."""
+        """The task that the DSTM is trained for."""
         return tasks.build(self.settings.dstm.task)
 
     @property
     def dstm(self) -> DstmSettings:
-        """Settings of the DSTM's training, with the directions in which the target is mirrored."""
+        """Training settings of the DSTM, with the flips that the target allows."""
         return with_flips(self.settings.dstm, self.target)
 
     def dstm_of(self, training: Training | None, seed: int) -> DstmSettings:
-        """Return the settings that a recorded training had, with a seed."""
+        """Return the settings of a recorded training, with a given seed."""
         changes: dict[str, object] = {"seed": seed, **(training.changes if training else {})}
         if training and training.synthetic_share is not None:
             changes["synthetic_share"] = training.synthetic_share
@@ -160,10 +160,10 @@ class Components(WorkMonitor):
 
     @property
     def real_shards(self) -> list[Path]:
-        """Shards of the photographs that the DSTM may learn from, in HOME/cache.
+        """Shards of the photographs that the DSTM is trained on, in HOME/cache.
 
-        Those of the splits generator and audit, or `dstm.real_images` of them by the session's
-        seed. Empty where the target has none with the labels that the task needs.
+        See `photographs`; `dstm.real_images` of them are sampled by the session's seed. Empty if
+        the target has no photographs with the labels that the task needs.
         """
         settings = self.settings
         key = settings.dstm.real_images, settings.session.seed
@@ -183,22 +183,23 @@ class Components(WorkMonitor):
         return write_photographs(photographs, cache, self.target.class_names)
 
     def photographs(self, n: int | None, seed: int) -> Samples:
-        """Return the photographs to learn from, or n of them, see `stratified`.
+        """Return the photographs to train on, or n of them, see `stratified`.
 
-        They are the splits generator and audit, and feedback where it is judged in folds.
+        These are the splits generator and audit or, with `feedback.folds`, generator and feedback,
+        which then contains audit.
         """
         learnt = ("generator", "feedback" if self.settings.feedback.folds else "audit")
         photographs = concatenate([self.target.split(name) for name in learnt])
         return photographs if n is None else stratified(photographs, n, seed)
 
     def learnt_from(self, shards: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
-        """Return the shards of generated images and of photographs that the DSTM learns from.
+        """Return the shards of generated images and of photographs that the DSTM is trained on.
 
         Args:
-            shards: Of all generated images so far; none in round 0.
+            shards: Shards of all generated images so far; empty in round 0.
 
         Raises:
-            SettingsError: `dstm.train_on` is real, and there are no photographs.
+            SettingsError: `dstm.train_on` is "real" but there are no photographs.
         """
         train_on = self.settings.dstm.train_on
         real = [] if train_on == "synthetic" else self.real_shards
@@ -211,18 +212,18 @@ class Components(WorkMonitor):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes that the DSTM tells apart, of images or of pixels."""
+        """Names of the classes that the DSTM predicts, for images or for pixels."""
         return tuple(targets.label_names(self.target, self.task))
 
     @property
     def begins_with_baseline(self) -> bool:
-        """Whether there is a round 0: of a given model, or of photographs to train on."""
+        """Whether there is a round 0: with a given model, or with photographs to train on."""
         is_given, train_on = self.settings.session.baseline is not None, self.settings.dstm.train_on
         return is_given or (train_on != "synthetic" and bool(self.real_shards))
 
     @cached_property
     def given_model(self) -> tuple[Model, dict[str, Any]] | None:
-        """The user's own model with its model.json, or None, see `tools.given_model`."""
+        """The user's own model and its model.json, or None, see `tools.given_model`."""
         folder = self.settings.session.baseline
         if folder is None:
             return None
@@ -232,13 +233,13 @@ class Components(WorkMonitor):
 
     @cached_property
     def bare_generator(self) -> Generator:
-        """The generator with its weights, and the labeler behind it."""
+        """The generator with its weights and labeler, without handling of memory errors."""
         with self.stage("load generator", 0):
             return self._recipe.build(self.device)
 
     @cached_property
     def generator(self) -> Generator:
-        """The generator, drawing fewer images at once where the device's memory is too small."""
+        """The generator, which reduces its batch size when the device runs out of memory."""
         return WithinMemory(self.bare_generator, self._n_at_once(), self._drew_fewer)
 
     @property
@@ -258,12 +259,12 @@ class Components(WorkMonitor):
 
     @property
     def executor(self) -> ShardExecutor | None:
-        """What makes shards elsewhere, e.g. on a cluster; None: they are made here."""
+        """Creates shards elsewhere, e.g. on a cluster. None: they are created in this process."""
         return self._executor or self._cluster
 
     @property
     def predict(self) -> Predict | None:
-        """What predicts on a cluster; None: it is done here."""
+        """Computes predictions on a cluster. None: they are computed in this process."""
         return self._cluster.predict if self._cluster else None
 
     @cached_property
@@ -285,9 +286,9 @@ class Components(WorkMonitor):
 
     @property
     def trainer(self) -> Trainer:
-        """What trains a DSTM, in this process or in several.
+        """The trainer of DSTMs, in this process or, with `compute.train_processes`, in several.
 
-        Raises SettingsError when there are not as many devices, or a batch cannot be shared evenly.
+        Raises SettingsError if there are too few devices or a batch cannot be divided evenly.
         """
         settings = self.settings
         if settings.compute.train_processes == 1:
@@ -308,7 +309,7 @@ class Components(WorkMonitor):
         self.fault(OUT_OF_MEMORY, message, n_at_once=n_at_once)
 
     def embedding(self, model: Model) -> Embed:
-        """Return what turns images into vectors for discovery; model: the DSTM of the round."""
+        """Return the image embedding for discovery; model: the DSTM of the round."""
         embeds = [
             embed_by_dstm(model) if name == "dstm" else embed_by_imagenet(self.device)
             for name in self.settings.feedback.embedding.split("+")
@@ -317,7 +318,7 @@ class Components(WorkMonitor):
 
     @cached_property
     def judge(self) -> LabelVerifier:
-        """What weighs generated images, e.g. a classifier, trained once per home folder."""
+        """The verifier of generated images, e.g. a classifier, trained once per home folder."""
         judge: LabelVerifier = KeepAll()
         if self.settings.audit.method != "none":
             with self.stage("train audit", 0):
@@ -327,7 +328,7 @@ class Components(WorkMonitor):
 
     @cached_property
     def copy_finder(self) -> CopyFinder:
-        """What finds copies of the photographs that the MTDM is trained on."""
+        """Detects near copies of the photographs that the MTDM is trained on."""
         target = self.pretrain_target
         with self.stage("index photographs", 0):
             return finder_of(target)
@@ -336,7 +337,7 @@ class Components(WorkMonitor):
         """Return the judge, trained on the target's audit split or read from HOME/cache.
 
         Args:
-            progress: Takes the steps done and the total.
+            progress: Called with the finished steps and the total.
         """
         settings, cache = self.settings, self.settings.home / "cache"
         if settings.audit.method == "none":
@@ -348,11 +349,11 @@ class Components(WorkMonitor):
     def classifier(
         self, target: Target, progress: Callable[[int, int], None] = lambda done, total: None
     ) -> AuditClassifier:
-        """Return a judge of image classes, whatever `audit.method` says.
+        """Return the audit classifier of image classes, regardless of `audit.method`.
 
         Args:
-            target: Whose audit split it is trained on, unless HOME/cache has it.
-            progress: Takes the steps done and the total.
+            target: Target whose audit split it is trained on, unless HOME/cache contains it.
+            progress: Called with the finished steps and the total.
         """
         settings = self.settings
         cache = settings.home / "cache"

@@ -1,6 +1,6 @@
-"""The first messages of a round, within the space that a model has.
+"""The opening messages of a round, shortened to the context of the model.
 
-Figures come from records; text that comes from data (memory, the user) is quoted and cut.
+Figures come from records; text that comes from data (memory, the user) is quoted and truncated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prompts.printable import one_line
 from prompts.render import quote, render_text, source
 from prompts.vocabulary import Vocabulary
 
-# Most characters that are quoted of one text, by what it is.
+# Maximum length of a quotation in characters, by the kind of text.
 _WISH, _LESSON, _PROMPT, _SLICE = 300, 240, 160, 80
 _MAX_WISHES = 5
 _MAX_CREDITS = 3
@@ -28,42 +28,42 @@ _MAX_FAILURES, _MAX_SLICES = 10, 12
 _MAX_CONFUSIONS, _LAST_SHARES, _TREND = 4, 3, 6
 
 
-# Characters of an opening of 700 tokens, figures having three each: it has no room for what the
-# schemas of the tools say, too.
+# Characters of an opening of 700 tokens at three characters per token, as figures take. An opening
+# of this size does not repeat what the schemas of the tools contain.
 SMALL_CHARS = 2100
 
 
 class Facts(Record):
-    """What a brain may know at the start of a round; plain data, nothing is looked up.
+    """The data that the opening messages of a round are rendered from.
 
-    The journal holds all but what it has elsewhere: the target and the rounds before.
+    The journal stores them without the target and the earlier rounds, which it has elsewhere.
 
     Attributes:
         target: Name of the target.
         class_names: Classes of its images.
         vocabulary: Its attributes and their values.
-        past: The rounds before, oldest first.
+        past: The earlier rounds, oldest first.
         round: Number of the round.
         rounds: Rounds of the session.
         n_images: Budget of this round.
         images_left: Budget of this and all later rounds.
-        images_per_prompt: Images that a prompt usually gets.
-        max_chars: Space for the system text and the observation together.
-        lessons: Lessons of the memory.
-        similar: Prompts of the memory with what they achieved.
+        images_per_prompt: Usual number of images per prompt.
+        max_chars: Maximum length of the system text and the observation together.
+        lessons: Lessons from the memory.
+        similar: Prompts from the memory with their results.
         steering: Answers and preferences of the user, the latest last.
-        seconds_per_image: Time to draw one, None while it is not known.
-        wishes: Ids of the preferences that hold.
-        tokens_left: None without a limit.
-        usd_left: None without a limit.
+        seconds_per_image: Time to draw an image. None: not known yet.
+        wishes: Ids of the active preferences.
+        tokens_left: Tokens that the model may still use. None: no limit.
+        usd_left: Money that the model may still cost. None: no limit.
         baseline: The main figure of round 0 on feedback, None without a round 0.
-        spare: Images of it that earlier plans have left.
-        schedule: What an earlier plan said of this round and those after.
-        draft: A policy's plan for the round, which a language model may take.
-        coverage: What share of the photographs of a slice the images so far cover, and what share
-            as many photographs would, by slice.
-        open_vocabulary: Whether the generator may follow words that the vocabulary has not.
-        look: What the picture of the message shows, "" without one.
+        spare: Images that earlier plans did not use; negative if they used more than their budget.
+        schedule: Schedule of this and later rounds that an earlier plan set.
+        draft: A policy's plan for the round, which a language model may accept or edit.
+        coverage: By slice, the share of its photographs that the images so far cover, and the share
+            that as many photographs would cover.
+        open_vocabulary: Whether the generator may follow words outside the vocabulary.
+        look: Description of the picture in the message, "" without one.
     """
 
     target: str = Field(exclude=True)
@@ -93,7 +93,7 @@ class Facts(Record):
 
     @property
     def reports(self) -> list[Report]:
-        """The reports of the rounds before, oldest first."""
+        """The reports of the earlier rounds, oldest first."""
         return [r.report for r in self.past if r.report]
 
     @property
@@ -108,12 +108,12 @@ class Facts(Record):
 
     @property
     def verdict(self) -> Verdict | None:
-        """How the last hypothesis came out."""
+        """The verdict on the last hypothesis."""
         return self.past[-1].verdict if self.past else None
 
 
 class _Detail(NamedTuple):
-    """How many entries of each optional part are shown."""
+    """Number of entries shown of each optional part."""
 
     similar: int
     lessons: int
@@ -122,21 +122,21 @@ class _Detail(NamedTuple):
 
 
 def prompt_files() -> dict[str, str]:
-    """Return the texts of the prompt files that a session shows to its brain, by name."""
+    """Return the texts of the prompt files used in a session, by name."""
     return {name: source(name) for name in ("system", "observation", "json_action")}
 
 
 def opening_texts(facts: Facts, templates: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Return the system text, the same in every round, and the observation of this round.
 
-    Words, budget, wishes of the user (the last 5, 300 characters each), the overall figures and the
-    last hypothesis are always shown, so a very small `max_chars` is exceeded. If both
-    texts are longer, entries are left out: first the least similar prompts, then lessons, failures
-    that are no slices, and slices but for the first.
+    The vocabulary, the budget, the user's preferences (the last 5, 300 characters each), the
+    overall figures and the last hypothesis are always shown, so a very small `max_chars` is
+    exceeded. To fit into it, entries are dropped in this order: the least similar prompts, lessons,
+    failures that are not slices, and all slices but the first.
 
     Args:
-        facts: What is known.
-        templates: Texts that stand in for the `prompt_files`.
+        facts: Data to render.
+        templates: Texts to use in place of the `prompt_files`.
     """
     templates = templates or prompt_files()
     system = _system(facts, templates["system"])
@@ -150,7 +150,7 @@ def opening_texts(facts: Facts, templates: Mapping[str, str] | None = None) -> t
 
 
 def say_prompt(hit: SearchHit, limit: int = _PROMPT) -> str:
-    """Say a prompt of the memory with its kept-rate and its largest credits."""
+    """Format a prompt from the memory with its kept-rate and its largest credits."""
     data = hit.item.data
     line = quote(hit.item.text, limit)
     made, rate = data.get("n_made"), data.get("kept_rate")
@@ -164,7 +164,7 @@ def say_prompt(hit: SearchHit, limit: int = _PROMPT) -> str:
 
 
 def _details(facts: Facts) -> Iterator[_Detail]:
-    """Yield ever shorter ways to say the facts, one thing less each time."""
+    """Yield decreasing levels of detail, each with one entry less than the one before."""
     detail = _Detail(
         similar=len(facts.similar),
         lessons=len(facts.lessons),
@@ -225,7 +225,7 @@ def _observation(facts: Facts, detail: _Detail, template: str) -> str:
 
 
 def _say_scores(facts: Facts) -> str:
-    """Say the main figure over the rounds, and what is taken for what."""
+    """Format the main figure of each round and the most frequent confusions."""
     report = facts.report
     if report is None:
         return "There is no report yet: spread the images over classes and attributes."
@@ -245,7 +245,7 @@ def _say_scores(facts: Facts) -> str:
 
 
 def _say_last(facts: Facts) -> str:
-    """Say what the last plan was and what came of it."""
+    """Format the last plan and its outcome."""
     last = next((r for r in reversed(facts.past) if r.plan), None)
     verdict = verdict_text(facts.verdict) if facts.verdict else ""
     if last is None or last.plan is None:
@@ -269,7 +269,7 @@ def _say_last(facts: Facts) -> str:
 
 
 def _slices(facts: Facts) -> dict[str, dict[str, str]]:
-    """Return what shares are said of: measured slices, or single values before there are any."""
+    """Return the attributes of slices by key; single values if no slices have been measured."""
     if facts.report and facts.report.slices:
         return {score.key: score.attributes for score in facts.report.slices}
     return {
@@ -280,7 +280,10 @@ def _slices(facts: Facts) -> dict[str, dict[str, str]]:
 
 
 def _say_slices(facts: Facts, n: int) -> str:
-    """Say one line for each of the first `n` slices: failures, then by score or by the draft."""
+    """Format the first `n` slices, one per line: failures, then by score or by share of the draft.
+
+    Slices without any figure are left out.
+    """
     report = facts.report
     scores = {score.key: score for score in report.slices} if report else {}
     before = {score.key: score for report in facts.reports[-2:-1] for score in report.slices}
@@ -339,7 +342,7 @@ def _say_slices(facts: Facts, n: int) -> str:
 
 
 def _drawn(past: Sequence[Round], where: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many images with the given values were made and kept."""
+    """Return how many images with the given attribute values were drawn and kept."""
     n_made = n_kept = 0
     for done in past:
         if done.plan and done.batch:

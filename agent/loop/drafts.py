@@ -1,7 +1,7 @@
-"""The policy's plan as a draft for a language model, and plans as shares of slices.
+"""The policy's plan as a draft for a language model, and plans given as shares of slices.
 
-A language model that knows nothing better takes the draft; one that does says how much of the
-images goes where, and the grammar draws the prompts as it does for planners.
+A language model can accept the draft, or specify shares of the images by slice; the prompts of
+these are then drawn from the caption grammar, as for planners.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from prompts.vocabulary import Vocabulary
 
 Use = Literal["accept", "edit", "replace"]
 
-# By how much the sum of shares may miss 1 without a word.
+# Deviation of the sum of shares from 1 up to which scaling is not reported.
 _ROUNDED = 0.02
-# By how much a share may be missed without a word.
+# Deviation of a drawn share from the requested one up to which it is not reported as missed.
 MISSED = 0.1
 
 
 class PolicyDraft(Record):
-    """A plan of the policy that would plan in a language model's place.
+    """The plan of the fallback policy, offered to a language model as a draft.
 
-    gains: mean and standard deviation of the expected gain in accuracy of an average round, by
-    slice (`agent.planners.expected_gain`); of the slices that rounds have changed so far.
+    Attributes:
+        planner: Name of the policy.
+        plan: Its plan.
+        gains: Mean and standard deviation of the expected gain in accuracy of an average round, by
+            slice (`agent.planners.expected_gain`); only slices that earlier rounds targeted.
     """
 
     planner: str
@@ -46,7 +49,7 @@ class PolicyDraft(Record):
 
 
 class PlanChoice(Record):
-    """What a call of `propose_plan` says."""
+    """The arguments of a call of `propose_plan`."""
 
     draft: Use = "replace"
     shares: tuple[SliceShare, ...] = ()
@@ -56,14 +59,14 @@ class PlanChoice(Record):
     levers: Levers | None = None
 
     def relative(self) -> tuple[SliceShare, ...]:
-        """Return the shares; those of a plan of its own are scaled to add up to 1."""
+        """Return the shares; without a draft they are scaled to add up to 1."""
         total = sum(one.share for one in self.shares)
         if self.draft != "replace" or not total:
             return self.shares
         return tuple(o.model_copy(update={"share": o.share / total}) for o in self.shares)
 
     def as_given(self) -> PlanDraft:
-        """Return the plan by its prompts alone."""
+        """Return the plan that consists of the given prompts."""
         return PlanDraft(
             prompts=self.prompts, why=self.why, hypothesis=self.hypothesis, levers=self.levers
         )
@@ -72,15 +75,15 @@ class PlanChoice(Record):
 def policy_draft(
     session: SessionView, seen: Observation, space: AttributeDistribution, vocabulary: Vocabulary
 ) -> PolicyDraft | None:
-    """Return the draft of a round, with the preferences that hold; None where a policy decides."""
+    """Return the draft of a round, steered by the active preferences; None if a policy decides."""
     settings = session.settings
     if planner_of(settings.brain) is not None:
         return None
     planner = planners.build(settings.llm.fallback)
     plan = planner.plan(seen, space, vocabulary)
     held = active_preferences(session.journal.events(WishEvent, ForgetEvent))
-    own = own_schedule(held, seen.rounds, seen.round)
-    wanted = preferences_of(held, own[:1], seen.round)
+    scheduled = own_schedule(held, seen.rounds, seen.round)
+    wanted = preferences_of(held, scheduled[:1], seen.round)
     plan, _ = steer(plan, wanted, space, vocabulary, seen.images_per_prompt, _seed(seen))
     return PolicyDraft(planner=planner.name, plan=plan, gains=_gains(seen, space))
 
@@ -109,15 +112,15 @@ def compose(
     vocabulary: Vocabulary,
     wanted: Sequence[Preference] = (),
 ) -> PlanDraft:
-    """Return the plan that a call of `propose_plan` stands for.
+    """Return the plan described by a call of `propose_plan`.
 
     Args:
-        choice: The call.
-        draft: What it may accept or edit; None: there is none.
-        seen: The budget of the round.
-        space: Combinations of attributes that may be drawn.
-        vocabulary: Of the target.
-        wanted: Preferences that hold; an edited draft keeps their constraints.
+        choice: Arguments of the call.
+        draft: Draft that the call may accept or edit. None: there is no draft.
+        seen: Budget of the round.
+        space: Combinations of attributes that can be drawn.
+        vocabulary: Vocabulary of the target.
+        wanted: Active preferences, applied to the draft after the edits.
 
     Raises:
         ToolError: The arguments contradict one another, or the shares cannot be drawn.
@@ -151,14 +154,14 @@ def compose(
 
 
 def say_origin(choice: PlanChoice, draft: PolicyDraft) -> str:
-    """Say whose draft a model takes, and its own reason: a single word is none."""
+    """Return whose draft a model uses, with the model's own reason if it is more than one word."""
     taken = "It takes" if choice.draft == "accept" else "It changes shares of"
-    own = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
-    return f"{taken} the draft of {draft.planner}: {draft.plan.why}{own}"
+    reason = f" Its own reason: {choice.why}" if " " in choice.why.strip() else ""
+    return f"{taken} the draft of {draft.planner}: {draft.plan.why}{reason}"
 
 
 def say_shares(choice: PlanChoice, prompts: Sequence[PromptSpec]) -> list[str]:
-    """Say what was asked of every share of a plan and what its prompts draw."""
+    """Return one line for each share of a plan: the requested and the drawn share."""
     shares, total = choice.relative(), sum(one.share for one in choice.shares)
     is_scaled = bool(shares) and abs(total - sum(one.share for one in shares)) > _ROUNDED
     lines = [f"The shares added up to {total:.2f} and were scaled to 1."] if is_scaled else []
@@ -171,14 +174,14 @@ def say_shares(choice: PlanChoice, prompts: Sequence[PromptSpec]) -> list[str]:
 
 
 def worst_first(scores: Sequence[SliceScore]) -> list[str]:
-    """Return the keys of slices, the lowest accuracy first."""
+    """Return the keys of slices in ascending order of accuracy."""
     return [score.key for score in sorted(scores, key=lambda score: score.accuracy.value)]
 
 
 def share_of(
     where: Mapping[str, str], prompts: Sequence[PromptDraft] | Sequence[PromptSpec]
 ) -> float:
-    """Return the share, 0..1, of the images whose prompts have the given values."""
+    """Return the share, 0..1, of the images whose prompts have the given attribute values."""
     total = sum(prompt.count for prompt in prompts)
     n = sum(prompt.count for prompt in prompts if where.items() <= prompt.attributes.items())
     return n / total if total else 0.0

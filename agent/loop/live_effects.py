@@ -1,4 +1,4 @@
-"""The effects of a running session: what the loop asks of the world is done by its components."""
+"""Effects of a live session: drawing, training, evaluation and memory, done by its components."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from tools.settings import DstmSettings
 from tools.tasks import Slicing
 from tools.train_dstm import Callbacks, train_dstm
 
-# Lessons and prompts that are recalled at the start of a round, and hits for a prompt of a plan.
+# Number of lessons and of prompts recalled for an opening, and of hits for a prompt of a plan.
 N_RECALLED = 6
-# Characters that a request for approval quotes of an earlier prompt.
+# Maximum length in characters of an earlier prompt quoted in a request for approval.
 NEAREST_CHARS = 70
 
 
 class LiveEffects:
-    """Effects of a running session, by its components."""
+    """`Effects` of a live session."""
 
     def __init__(self, components: Components) -> None:
         self._components = components
@@ -58,41 +58,41 @@ class LiveEffects:
         self.observer, self.templates = components.observer, prompt_files()
 
     def word(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the tools as they are."""
+        """Return the tools unchanged."""
         return tools
 
     def opening(self, round_number: int) -> list[AnyMessage] | None:
-        """Return nothing: it is written now."""
+        """Return None: a live session composes its opening messages itself."""
         return None
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of a prompt the generator reads."""
+        """Number of tokens of a prompt that the generator reads."""
         return self._components.generator.max_tokens
 
     def supports(self, feature: Feature, round_number: int) -> bool:
-        """Ask the generator."""
+        """Return whether the generator has a feature."""
         return supports(self._components.generator, feature)
 
     def count_tokens(self, text: str) -> int:
-        """Return the tokens of a prompt."""
+        """Return the number of tokens of a prompt."""
         return self._components.generator.count_tokens(text)
 
     def undrawn(self, text: str) -> Sequence[str]:
-        """Return the words that the generator is known not to draw."""
+        """Return the words that are known to have no effect on the generator."""
         return undrawn(self._components.generator, text)
 
     def recall(
         self, round_number: int, query: str
     ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
-        """Search the memory of all sessions."""
+        """Search the memory of all sessions for lessons and prompts."""
         memory, target = self._components.memory, self.target.name
         lessons = memory.search(query, n=N_RECALLED, kind="lesson", target=target)
         similar = memory.search(query, n=N_RECALLED, kind="prompt", target=target)
         return [hit.item for hit in lessons], similar
 
     def draft(self, seen: Observation) -> PolicyDraft | None:
-        """Return the plan of `llm.fallback`."""
+        """Return the plan of `llm.fallback` if the brain is a language model."""
         parts = self._components
         return policy_draft(self._session, seen, parts.distribution, self.target.vocabulary)
 
@@ -102,7 +102,7 @@ class LiveEffects:
         return coverage_by_slice(session.folder, session.settings, target, seen.rounds)
 
     def search(self, key: str, query: str, n: int) -> str:
-        """Search the memory of all sessions."""
+        """Search the memory of all sessions and format the hits."""
         hits = self._components.memory.search(query, n=n, target=self.target.name)
         lines = [
             f"- {hit.item.kind} ({hit.similarity:.2f}): {hit.item.describe()[:400]}" for hit in hits
@@ -110,15 +110,15 @@ class LiveEffects:
         return "\n".join(lines) or "The memory has nothing on that yet."
 
     def expect(self, plan: Plan) -> Expectation:
-        """Return what similar prompts of the memory let a plan expect; without an audit, all."""
-        found = expect(plan, self._similar(plan), None, self.target.vocabulary)
+        """Return the outcome predicted from similar prompts; without an audit all are kept."""
+        expected = expect(plan, self._similar(plan), None, self.target.vocabulary)
         if self._session.settings.audit.method != "none":
-            return found
-        prompts = tuple(p.model_copy(update={"kept_rate": 1.0}) for p in found.prompts)
-        return found.model_copy(update={"kept_rate": 1.0, "prompts": prompts})
+            return expected
+        prompts = tuple(p.model_copy(update={"kept_rate": 1.0}) for p in expected.prompts)
+        return expected.model_copy(update={"kept_rate": 1.0, "prompts": prompts})
 
     def nearest(self, plan: Plan) -> dict[str, str]:
-        """Return the most similar prompt of the memory for each of a plan."""
+        """Return the most similar earlier prompt in words, by the id of the plan's prompt."""
         similar = self._similar(plan).items()
         return {name: say_prompt(hits[0], NEAREST_CHARS) for name, hits in similar if hits}
 
@@ -130,29 +130,29 @@ class LiveEffects:
         return {prompt.id: near for prompt, near in zip(plan.prompts, hits, strict=True)}
 
     def remember(self, events: Sequence[Event]) -> None:
-        """Add prompts, failures and lessons to the memory."""
+        """Add the prompts, failures and lessons of events to the memory."""
         self._components.memory.add(items_from_events(events))
 
     @property
     def begins_with_baseline(self) -> bool:
-        """Whether there are photographs to train on, and the settings say to do so."""
+        """Whether the session begins with round 0."""
         return self._components.begins_with_baseline
 
     def worked_s(self) -> float:
-        """Return the seconds worked by all runs of the session."""
+        """Return the working time of all runs of the session in seconds, without pauses."""
         return self._session.control.worked()
 
     def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
-        """Show the stage, and keep the session's limits where it begins."""
+        """Show the stage, and enforce the session's limits when it begins."""
         return self._components.stage(name, round_number)
 
     def load_generator(self) -> str:
-        """Load generator and judge."""
+        """Load the generator and the judge, and return the identity of the generator."""
         _ = self._components.judge
         return self._components.generator.identity
 
     def draw(self, plan: Plan) -> Batch:
-        """Draw the images of a plan and let the audit weigh their labels."""
+        """Draw the images of a plan and weight them by the judge."""
         parts, settings = self._components, self._session.settings
         return generate_batch(
             plan,
@@ -170,7 +170,7 @@ class LiveEffects:
         )
 
     def train(self, number: int) -> Training:
-        """Choose from the images of round `number`, and train the DSTM on those of all so far."""
+        """Select from the images of round `number`, and train the DSTM on all images so far."""
         parts, settings = self._components, self._session.settings
         if number == 0 and parts.given_model:
             return adopt(self._session.folder, *parts.given_model)
@@ -205,7 +205,7 @@ class LiveEffects:
         selection: Selection | None = None,
         part: str = "",
     ) -> Training:
-        """Train on generated images and on photographs, once."""
+        """Train a DSTM on generated images and photographs, unless the session has it already."""
         parts = self._components
         return train_dstm(
             number,
@@ -221,7 +221,7 @@ class LiveEffects:
         )
 
     def _changes(self, number: int) -> dict[str, Any]:
-        """Return the settings of the DSTM that a person or the plans up to a round change."""
+        """Return the DSTM settings changed by preferences and by the plans up to a round."""
         journal = self._session.journal
         current, before = journal.round(number), journal.round(number - 1)
         levers = current.plan.levers if current and current.plan else None
@@ -233,7 +233,7 @@ class LiveEffects:
         return changes if wanted is None else {**changes, "synthetic_share": wanted}
 
     def _judges(self, number: int, dstm: DstmSettings, shards: Sequence[Path]) -> list[Judge]:
-        """Return a model for each fold of the feedback photographs, trained once without it."""
+        """Return a model for each fold of the feedback photographs, trained without that fold."""
         judges: list[Judge] = []
         for fold in folds_of(self._components):
             training = self._learn(number, dstm, shards, fold.real, part=fold.name)
@@ -241,7 +241,7 @@ class LiveEffects:
         return judges
 
     def evaluate(self, training: Training) -> Report:
-        """Measure a trained DSTM on the real photographs of the feedback split."""
+        """Evaluate a trained DSTM on the real photographs of the feedback split."""
         feedback, seed = self._session.settings.feedback, self._session.settings.session.seed
         judges: list[Judge] = []
         if training.folds:
@@ -260,7 +260,7 @@ class LiveEffects:
         )
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
-        """Find where the DSTM of round `number`, which was measured, fails."""
+        """Return the failures of the DSTM of round `number`, which has been evaluated."""
         feedback = self._session.settings.feedback
         alpha = feedback.alpha * share_of_alpha(number)
         discovery = None
@@ -280,22 +280,22 @@ class LiveEffects:
     def analyse(
         self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
     ) -> str:
-        """Group the photographs of the last report."""
+        """Group the photographs of the last report and format the figures of each group."""
         past = rounds_before(self._session.journal, round_number)
         number = next(r.number for r in reversed(past) if r.report)
         return analyse(number, self._session.folder, self._components.target, by, where)
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
-        """Draw a picture by the last report, and store it with the round."""
+        """Draw a picture from the last report and store it in the round's folder."""
         past = rounds_before(self._session.journal, round_number)
         return eyes.look(self._session.folder, self._components.target, past, round_number, subject)
 
     def picture(self, sha256: str) -> bytes | None:
-        """Return a picture that was shown, a PNG file; None where it is not stored."""
+        """Return the PNG file of a picture that was shown; None if it is not stored."""
         return eyes.read_picture(self._session.folder, sha256)
 
     def _all_shards(self, number: int) -> list[Path]:
-        """Return the shards of all rounds up to one; a round's are looked up once."""
+        """Return the shards of all rounds up to `number`; those of a round are cached."""
         for earlier in range(1, number + 1):
             if earlier not in self._shards:
                 past = self._session.journal.round(earlier)
@@ -304,9 +304,10 @@ class LiveEffects:
         return [path for earlier in range(1, number + 1) for path in self._shards[earlier]]
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
-        """Interrupt the graph until the journal holds the answer.
+        """Interrupt the graph until the journal contains the answer, and return it.
 
-        It is journaled before the graph is resumed, or comes as `Command(resume=DECISION)`.
+        The answer is journaled before the graph is resumed, or passed by `Command(resume=DECISION)`
+        and journaled here.
         """
         journal = self._session.journal
         while (answer := journal.get(request.key, kind)) is None:

@@ -1,4 +1,4 @@
-"""Stages, progress and faults of work: shown to an observer and, within a session, journaled."""
+"""Stages, progress and faults of work, shown to an observer and, in a session, journaled."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from memory.events import FaultEvent, PausedEvent
 
 
 class WorkMonitor:
-    """Follows work, within a session or, as in comparisons and commands, without one.
+    """Reports stages, progress and faults of work, with a session or, as in comparisons, without.
 
-    Within a session, stages are bracketed by its control, so that it can be paused and stopped, and
-    faults are journaled. Without one only the observer sees them.
+    With a session, its control can pause and stop the work between stages, and faults are
+    journaled. Without one, they are only shown to the observer.
     """
 
     def __init__(
         self, settings: Settings, observer: Observer | None = None, session: Session | None = None
     ) -> None:
-        """Hold the settings.
+        """Store the arguments and connect the session's control to the observer.
 
         Args:
-            settings: Those of the session where there is one.
-            observer: Is shown stages, their progress and warnings; None: nobody is.
-            session: The open session that the work belongs to.
+            settings: Settings, used if there is no session.
+            observer: Shows stages, progress and warnings. None: nothing is shown.
+            session: The open session that the work belongs to, if any.
         """
         self.observer = observer or Observer()
         self._settings, self._session = settings, session
@@ -41,7 +41,7 @@ class WorkMonitor:
 
     @property
     def session(self) -> Session:
-        """The open session; only within one."""
+        """The open session; must not be read without one."""
         assert self._session is not None
         return self._session
 
@@ -50,7 +50,7 @@ class WorkMonitor:
         self._session = session
 
     def fault(self, kind: str, message: str, n_at_once: int | None = None) -> None:
-        """Show, and journal within a session, something that went wrong and was dealt with."""
+        """Show a fault that was handled and, in a session, journal it."""
         if self._session:
             number = self._session.control.round
             self._session.journal.append(
@@ -65,9 +65,9 @@ class WorkMonitor:
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Bracket a stage of round `number`, 0 for the start; raises Stopped when it must not be.
+        """Run a stage of round `number`, 0 for the start of a session.
 
-        The time between stages is a safe point: this is where a session that is paused waits.
+        Raises Stopped if the session has to end. A paused session waits here, before the stage.
         """
         session = self._session
         bracket = session.control.stage(name, number) if session else nullcontext()
@@ -75,9 +75,9 @@ class WorkMonitor:
             yield
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Return a function that takes what is done and the total, in `unit`.
+        """Return a function that is called with the finished amount and the total, in `unit`.
 
-        To be called where the work may be left: it raises Stopped when the session has to end.
+        Call it where the work may be interrupted: it raises Stopped if the session has to end.
         """
         show = self.observer.progress(stage, unit)
 

@@ -1,7 +1,7 @@
-"""What is known when a round begins, and the messages that say it.
+"""The data known at the start of a round, and the opening messages rendered from them.
 
-It is gathered from the journal and the memory into `Facts`, journaled as `opening`, and rendered
-from there, so that the messages of a round can be made again without the memory.
+They are gathered from the journal and the memory into `Facts`, journaled as `opening` and rendered
+from there, so that the messages of a round can be recreated without the memory.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from memory.events import AnswerEvent, ForgetEvent, OpeningEvent, SteeredEvent, 
 from memory.journal import RECORD_VERSION
 from memory.records import Round, first_problem
 
-# Rounds that an observation looks back on; keeps messages and time per round flat.
+# Number of earlier rounds in an observation; bounds the messages and the time per round.
 LOOK_BACK = 20
-# Characters of the opening per token of a prompt: half of the space, at three characters a token.
+# Characters of the opening per token of context: half of the context at three characters per token.
 OPENING_SHARE = 1.5
 
 Json = dict[str, Any]
 
 
 def session_head(target: TargetView, interactive: bool) -> Json:
-    """Return what the event `session` says beside settings and attributes.
+    """Return the fields of the event `session` besides settings and attributes.
 
-    With it and the events `opening` and `tools`, a session can be run again without its tools.
+    With these and the events `opening` and `tools`, a session can be replayed without its tools.
     """
     return {
         "record": RECORD_VERSION,
@@ -65,19 +65,19 @@ def session_head(target: TargetView, interactive: bool) -> Json:
 
 
 def facts_of(journal: EventLog, round_number: int) -> Json:
-    """Return the facts that a round began with, as `Facts` are journaled; {} before it begins."""
+    """Return the `Facts` that a round began with, as journaled; {} before it has begun."""
     opening = journal.get(f"opening/{round_number}", OpeningEvent)
     return opening.facts if opening else {}
 
 
 def rounds_before(journal: EventLog, number: int) -> list[Round]:
-    """Return the rounds before one, as many as are looked back on."""
+    """Return the rounds before round `number`, at most the last `LOOK_BACK`."""
     rounds = journal.rounds(LOOK_BACK + 1)
     return [r for r in rounds if r.number < number][-LOOK_BACK:]
 
 
 def seconds_per_image(past: Sequence[Round]) -> float | None:
-    """Return how long an image took in the last round that made some, or None."""
+    """Return the time per image in the last round that drew any, or None."""
     for done in reversed(past):
         if done.batch and done.batch.n_made and "generate" in done.seconds:
             return done.seconds["generate"] / done.batch.n_made
@@ -85,7 +85,7 @@ def seconds_per_image(past: Sequence[Round]) -> float | None:
 
 
 def observe(session: SessionView, round_number: int) -> Observation:
-    """Return what a planner may know at the start of a round."""
+    """Return the observation of a planner at the start of a round."""
     settings = session.settings.session
     return Observation(
         round=round_number,
@@ -97,13 +97,13 @@ def observe(session: SessionView, round_number: int) -> Observation:
 
 
 def budget_of(session: SessionView, round_number: int) -> int:
-    """Return how many images a round makes, unless its plan says another number."""
+    """Return the number of images of a round, unless its plan sets another one."""
     past = rounds_before(session.journal, round_number)
     return budget(session.settings, held_preferences(session.journal), past, round_number)
 
 
 def held_preferences(journal: EventLog) -> list[Preference]:
-    """Return the preferences that hold."""
+    """Return the active preferences."""
     return active_preferences(journal.events(WishEvent, ForgetEvent))
 
 
@@ -114,7 +114,7 @@ def open_round(
     tokens_left: int | None,
     usd_left: float | None,
 ) -> list[AnyMessage]:
-    """Return the first messages of a round: who you are, and what is known."""
+    """Return the opening messages of a round: the system text and the observation."""
     observation = observe(session, round_number)
     key = f"opening/{round_number}"
     opening = session.journal.get(key, OpeningEvent)
@@ -134,7 +134,7 @@ def open_round(
 
 
 def _look(session: SessionView, effects: Effects, facts: Facts, key: str) -> eyes.Look:
-    """Return the picture of the worst slice that a model which sees begins the round with."""
+    """Return the picture of the worst slice that a vision-language model is shown first."""
     slice_ = eyes.worst(facts.report, facts.failures)
     if not slice_ or eyes.picture_tokens(session) is None:
         return eyes.Look("")
@@ -148,7 +148,7 @@ def gather(
     tokens_left: int | None,
     usd_left: float | None,
 ) -> Facts:
-    """Return what a brain may know at the start of a round; searches the memory."""
+    """Return the facts of a round; this searches the memory and asks the fallback for a draft."""
     settings, target, journal = session.settings, effects.target, session.journal
     round_number, past = observation.round, observation.rounds
     lessons, similar = effects.recall(round_number, _question(past))
@@ -181,7 +181,7 @@ def gather(
 
 
 def _spare_images(session: SessionView, observation: Observation) -> int:
-    """Return the images that earlier rounds have left to later ones; negative: have taken."""
+    """Return the images that earlier rounds did not use; negative if they used more."""
     past, journal = observation.rounds, session.journal
     spare: int = facts_of(journal, observation.round - 1).get("spare", 0)
     if not past or not past[-1].number:
@@ -190,20 +190,20 @@ def _spare_images(session: SessionView, observation: Observation) -> int:
 
 
 def _space(context_tokens: int, version: int, picture_tokens: int) -> int:
-    """Return the characters of the opening; a small model reads no more than 700 tokens well."""
+    """Return the maximum length of the opening in characters: 700 tokens for small contexts."""
     is_small = context_tokens <= SMALL_CONTEXT and version >= GRAPH_WORKS
     space = int(OPENING_SHARE * (context_tokens - picture_tokens))
     return min(space, SMALL_CHARS) if is_small else space
 
 
 def _baseline(journal: EventLog) -> float | None:
-    """Return the main figure of round 0 on feedback."""
+    """Return the main figure of round 0 on feedback, or None."""
     first = journal.round(0)
     return first.main_figure.value if first and first.main_figure else None
 
 
 def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Preference]) -> list[str]:
-    """Return answers and preferences of the user."""
+    """Return the user's answers and preferences, and the effects of these so far, in words."""
     answers = [
         f"asked {event.question!r}, the user said: {event.answer}"
         for event in journal.events(AnswerEvent)[-LOOK_BACK:]
@@ -214,7 +214,7 @@ def _steering(journal: EventLog, past: Sequence[Round], wanted: Sequence[Prefere
 
 
 def _question(past: Sequence[Round]) -> str:
-    """Return what to ask the memory for: what bears on the slices that are worst now."""
+    """Return the query to the memory, which names the worst slices of the last round."""
     failures, report = past[-1].failures if past else (), last_report(past)
     slices = [f.slice for f in failures if f.significant and f.kind == "slice"][:3]
     if not slices and report and report.worst_slice:
@@ -223,7 +223,7 @@ def _question(past: Sequence[Round]) -> str:
 
 
 def pack(facts: Facts) -> Json:
-    """Return facts as plain JSON, with the numbers of the rounds that they are about."""
+    """Return facts as plain JSON, with the numbers of the last rounds that they include."""
     reports = [report.round for report in facts.reports]
     safe: Json = storable(facts.to_json())
     past = facts.past[-1].number if facts.past else None
@@ -231,9 +231,9 @@ def pack(facts: Facts) -> Json:
 
 
 def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView) -> Facts:
-    """Return the facts that were packed; `past` are the rounds that the journal holds.
+    """Return the facts stored by `pack`; `past` are the earlier rounds of the journal.
 
-    Raises SessionError when they are of another version.
+    Raises SessionError if the stored facts cannot be read by this version.
     """
     try:
         values = {key: value for key, value in packed.items() if key not in ("reports", "past")}
@@ -247,7 +247,7 @@ def unpack(packed: Mapping[str, Any], past: Sequence[Round], target: TargetView)
 
 
 def _elsewhere(past: Sequence[Round], target: TargetView) -> Json:
-    """Return the facts that the journal holds elsewhere."""
+    """Return the fields of `Facts` that are not journaled with them."""
     return {
         "target": target.name,
         "class_names": tuple(target.class_names),

@@ -1,4 +1,4 @@
-"""Who is shown what goes on: nobody, or a person at a terminal, in a log or behind a pipe."""
+"""Observers, which show the progress of a session: silent, or on a terminal, a log or a pipe."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 
 
 EVERY_S = 30.0
-# So soon it is seen that something goes on; then lines come less and less often.
+# Seconds until the first line of progress; the interval then doubles up to `every_s`.
 FIRST_S = 10.0
-# Below this share of kept images a warning says that the generator draws something else.
+# Share of kept images below which a warning is printed.
 _FEW_KEPT = 0.2
 
 
 class Observer:
-    """The silent observer; others override what they show."""
+    """A silent observer; subclasses override the methods whose events they show."""
 
     interactive = False  # whether a person can be asked
     approves = False  # whether a person approves plans
 
     def ask(self, question: ApprovalRequest) -> ApprovalDecision:
-        """Return a person's answer; only called where `interactive`, or `approves` for plans."""
+        """Return a person's answer; only called if `interactive`, or `approves` for plans."""
         raise NotImplementedError
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Bracket a stage of round `number`; 0 stands for the start of a session."""
+        """Show a stage of round `number` while it runs; 0 is the start of a session."""
         yield
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Return a function that takes what is done and the total, in `unit`."""
+        """Return a function that is called with the finished amount and the total, in `unit`."""
         return lambda done, total: None
 
     def token(self, text: str) -> None:
-        """Show a piece of a model's answer, as it is written."""
+        """Show a piece of a model's answer while it is streamed."""
 
     def planned(self, plan: Plan) -> None:
         """Show an accepted plan."""
@@ -55,11 +55,11 @@ class Observer:
         """Show a warning."""
 
     def paused(self, why: str) -> None:
-        """Show that the session waits."""
+        """Show that the session is paused, and why."""
         self.warn(f"Paused: {why}")
 
     def resumed(self) -> None:
-        """Show that it goes on."""
+        """Show that the session is resumed."""
         self.warn("Going on.")
 
 
@@ -77,7 +77,7 @@ class ConsoleObserver(Observer):
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Print the stage's name when it begins and its seconds when it ends."""
+        """Print the stage's name and duration when it ends, unless it took less than 0.05 s."""
         started = time.monotonic()
         where = f"[dim]round {number}/{self._n_rounds}[/dim] " if number else ""
         with self._bars:
@@ -87,7 +87,7 @@ class ConsoleObserver(Observer):
             self._console.print(f"{where}{name} [green]done[/green] in {seconds:.1f} s")
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Show a bar, until the stage ends, from the first report on."""
+        """Show a progress bar from the first call of the returned function to the stage's end."""
         started = time.monotonic()
         report = self._bars.enter_context(counted(self._console, stage, unit, transient=True))
         if not self._console.is_terminal:
@@ -100,11 +100,11 @@ class ConsoleObserver(Observer):
         return show
 
     def token(self, text: str) -> None:
-        """Print the piece."""
+        """Print the piece of text."""
         self._console.print(_plain(text), end="", style="dim", highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan) -> None:
-        """Print the plan's reason and size."""
+        """Print the plan's author, size and reason."""
         hypothesis = plan.hypothesis
         expects = (
             f" Expects {hypothesis.expected_change:+.3f} on '{hypothesis.slice}'."
@@ -119,11 +119,11 @@ class ConsoleObserver(Observer):
         )
 
     def round_done(self, current: Round) -> None:
-        """Print one table per round."""
+        """Print a table of the round's figures."""
         from eval.report.blocks import Table, report_table
         from eval.report.terminal import draw
 
-        assert current.report  # a round is done after its stages
+        assert current.report  # the stages of the round have ended
         of = f" of {self._n_rounds}" if current.number else ""
         figures = report_table(current.report, f"Round {current.label}{of}", n_slices=1)
         if current.batch is None or not self._audited:
@@ -152,21 +152,21 @@ class ConsoleObserver(Observer):
 
 
 def _plain(text: str) -> str:
-    """Return a model's text as it can be printed: its brackets are no markup, no terminal codes."""
+    """Return a model's text with markup escaped and terminal control codes removed."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
 class ProgressReport(Protocol):
-    """Takes how much is done of the total, and figures to show beside it."""
+    """Shows progress; `figures` are shown beside it."""
 
     def __call__(self, done: int, total: int, figures: str = "") -> None:
-        """Show it."""
+        """Show that `done` of `total` are finished."""
 
 
 class Lines:
-    """Says how far something is, soon, then every `every_s` seconds, and nothing of quick work."""
+    """Prints progress as lines at growing intervals, up to `every_s`; none if the work is quick."""
 
     def __init__(
         self,
@@ -183,10 +183,10 @@ class Lines:
         self._first: int | None = None
 
     def __call__(self, done: int, total: int, figures: str = "") -> None:
-        """Take how much is done."""
+        """Print the progress if a line is due."""
         now = self._clock()
         if self._first is None:
-            # What an earlier run has done says nothing of the speed.
+            # Work of an earlier run must not count for the rate.
             self._first, self._began = done, now
         if now - self._printed_at < self._wait_s or done >= total:
             return
@@ -204,10 +204,10 @@ class Lines:
 def counted(
     console: Console, what: str, unit: str, every_s: float = EVERY_S, transient: bool = False
 ) -> Iterator[ProgressReport]:
-    """Show how far something is while it is done; yields what takes the numbers.
+    """Show progress by a bar on a terminal and by lines elsewhere; yields the function to call.
 
-    every_s: how often a line is printed where no bar can be drawn; transient: whether the bar
-    vanishes at the end.
+    every_s: Longest interval between lines in seconds; transient: Whether the bar is removed at
+    the end.
     """
     if not console.is_terminal:
 
@@ -231,7 +231,7 @@ def counted(
     task = bar.add_task(what, total=None, figures="")
 
     def report(done: int, total: int, figures: str = "") -> None:
-        # Not before: nothing is shown of what is done already.
+        # Started here, so that no bar is shown for work that was already finished.
         bar.start()
         bar.update(task, completed=done, total=total, figures=figures)
 

@@ -1,4 +1,4 @@
-"""Photographs beside generated images: the folds that are judged, and those that pull images."""
+"""Photographs used besides generated images: folds of the feedback split, and pull targets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Fold(NamedTuple):
-    """A part of the feedback photographs, and the others.
+    """A fold of the feedback photographs, and the photographs its model is trained on.
 
     Attributes:
-        name: Of the folder of its model, below that of the round.
-        judged: Rows of the feedback photographs.
-        real: Shards of the photographs that its model learns from.
+        name: Name of the model's folder within that of the round.
+        judged: Rows of the feedback photographs in the fold, (n,).
+        real: Shards of the photographs that the model is trained on.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Fold(NamedTuple):
 
 
 def folds_of(components: Components) -> list[Fold]:
-    """Return the folds; [] where one model judges all, as one that learns no photograph can."""
+    """Return the folds; [] without `feedback.folds` or if the DSTM trains on no photographs."""
     settings = components.settings
     n_folds, seed = settings.feedback.folds, settings.session.seed
     if n_folds is None or not components.learnt_from([])[1]:
@@ -54,7 +54,7 @@ def folds_of(components: Components) -> list[Fold]:
 
 
 def critic_for(plan: Plan, components: Components) -> Critic | None:
-    """Load the DSTM of the round before a plan's, by which its images are pulled, if any are."""
+    """Load the DSTM of the previous round as critic of a plan's images; None if none is pulled."""
     pulls = [read_pull(prompt.pull)[0] for prompt in plan.prompts if prompt.pull]
     if not pulls:
         return None
@@ -64,7 +64,7 @@ def critic_for(plan: Plan, components: Components) -> Critic | None:
     session = components.session
     past = rounds_before(session.journal, plan.round)
     trained = [r.training for r in past if r.report]
-    assert trained and trained[-1] is not None  # or the plan would say no pull
+    assert trained and trained[-1] is not None  # otherwise the plan would have no pull
     training = trained[-1]
     dstm = load_dstm(session.folder / training.model, components.device)
     if "real" not in pulls:
@@ -74,10 +74,11 @@ def critic_for(plan: Plan, components: Components) -> Critic | None:
 
 
 def photographs_to_pull_toward(components: Components) -> tuple[Samples, bool]:
-    """Return photographs that images may be pulled toward, and whether the DSTM learns from them.
+    """Return the photographs that images may be pulled toward, and whether the DSTM trains on them.
 
-    They are those of the splits generator and audit; where it learns from some of them alone, the
-    others. None is judged, in folds or otherwise: its image would teach models of it.
+    These are the splits generator and audit, or generator alone with `feedback.folds`; if the DSTM
+    trains on only some of them, the others. Photographs that are used to evaluate the DSTM are
+    never included, since images pulled toward them would leak them into the training data.
     """
     settings = components.settings
     everything = components.photographs(None, 0)

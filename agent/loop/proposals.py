@@ -1,7 +1,7 @@
-"""From a brain's draft to the plan that a person is asked about: wishes, additions, check.
+"""From a brain's draft to the plan that a person approves: preferences, additions, validation.
 
-What was made of a draft is journaled as `proposed`, so that it is the same after a crash; what a
-person changes of it, as `plan_edit`. The check itself is `agent.loop.validation.validate`.
+The resolved draft is journaled as `proposed`, so that it is the same after a crash; a person's
+edits are journaled as `plan_edit`. `agent.loop.validation.validate` checks the result.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from memory.records import Levers, Plan, Report, slice_key
 
 
 class Proposals:
-    """What becomes of drafts in one session, up to the question whether the plan shall be made."""
+    """Resolves and checks the drafts of one session, and creates requests for approval."""
 
     def __init__(self, session: SessionView, effects: Effects) -> None:
         self._session, self._effects = session, effects
         self._journal = session.journal
 
     def compose(self, choice: PlanChoice, round_number: int) -> PlanDraft:
-        """Return the plan that a call stands for; raises ToolError, see `drafts.compose`."""
+        """Return the draft described by a call; raises ToolError, see `drafts.compose`."""
         vocabulary = self._effects.target.vocabulary
         if choice.levers:
             past = rounds_before(self._journal, round_number)
@@ -77,17 +77,19 @@ class Proposals:
     def resolve(
         self, choice: PlanChoice, round_number: int, author: str, key: str
     ) -> ResolvedDraft:
-        """Return what wishes and additions make of a draft: once, so that later ones wait.
+        """Apply preferences and additions to a draft.
+
+        The result is journaled; preferences that are added later apply to the next draft.
 
         Args:
-            choice: What the brain proposes.
+            choice: Arguments of the brain's call.
             round_number: Number of the round.
-            author: The brain.
-            key: Of the question about it, approval/ROUND/CALL.
+            author: The brain, e.g. `policy:thompson`.
+            key: Key of the request for approval, approval/ROUND/CALL.
 
         Raises:
-            ToolError: A draft of a language model breaks a constraint.
-            Rejected: It was made before its author knew of a wish.
+            ToolError: A language model's draft breaks a constraint or plans too few images.
+            Rejected: A language model made the draft before it was shown a new preference.
         """
         name = f"proposed/{key.removeprefix('approval/')}"
         if event := self._journal.get(name, ProposedEvent):
@@ -129,22 +131,22 @@ class Proposals:
         return resolved
 
     def edited(self, resolved: ResolvedDraft, round_number: int, key: str) -> ResolvedDraft:
-        """Return what a person has made of a draft since the question `key`, or the draft."""
+        """Return the draft with a person's last edit since the question `key`, if there is one."""
         edits = self._journal.events(PlanEditEvent, since=round_number)
         edits = [edit for edit in edits if edit.question == key]
         return ResolvedDraft.model_validate(edits[-1].made) if edits else resolved
 
     def plan(self, resolved: ResolvedDraft, round_number: int, author: str) -> Plan:
-        """Return the plan of a draft; raises ToolError for one that cannot be a plan."""
+        """Return the plan of a resolved draft, with its warnings; raises ToolError, see `check`."""
         plan = self.check(resolved.draft, round_number, author)
         return plan.model_copy(update={"warnings": (*plan.warnings, *resolved.warnings)})
 
     def check(self, draft: PlanDraft, round_number: int, author: str) -> Plan:
-        """Return the plan of a draft; raises ToolError with what is wrong, see `validate`."""
+        """Validate a draft and return the plan; raises ToolError, see `validate`."""
         return validate(draft, round_number, author, self.rules(round_number, draft.levers))
 
     def rules(self, round_number: int, levers: Levers | None = None) -> PlanRules:
-        """Return what plans of a round are checked against, with levers of such a plan."""
+        """Return the rules for plans of a round; levers: those of the plan to check."""
         report = last_report(rounds_before(self._journal, round_number))
         effects, generator = self._effects, self._session.settings.generator
         return PlanRules(
@@ -168,18 +170,18 @@ class Proposals:
         author: str,
         preferences: Sequence[Preference],
     ) -> None:
-        """Raise ToolError where a language model plans too little, see `shortfalls`."""
+        """Raise ToolError if a language model plans too few images, see `shortfalls`."""
         if choice.draft == "accept":
             return
         session, vocabulary = self._session.settings.session, self._effects.target.vocabulary
-        # How many prompts the shares become is not the model's doing.
+        # The number of prompts drawn for shares is not the model's choice.
         n_images = self.budget(choice.levers, round_number)
         n_prompts = least_prompts(n_images, session.images_per_prompt)
         made: Counter[str] = Counter()
         for past in rounds_before(self._journal, round_number):
             for prompt in past.plan.prompts if past.plan else ():
                 made[prompt.class_name] += prompt.count
-        # A person may want some classes, or values that only some of them have.
+        # Preferences may favour some classes, or values that only some classes have.
         is_free = not any(preference.attributes for preference in preferences)
         problems = shortfalls(
             self.check(draft, round_number, author).prompts,
@@ -192,18 +194,18 @@ class Proposals:
             raise refusal(problems)
 
     def expect(self, plan: Plan) -> Expectation:
-        """Return what the memory, and the time of the last rounds, let a plan expect."""
+        """Return the expected outcome of a plan, with the duration taken from the last rounds."""
         speed = seconds_per_image(self._journal.rounds(LOOK_BACK))
         seconds = None if speed is None else speed * plan.n_images
         return self._effects.expect(plan).model_copy(update={"seconds": seconds})
 
     def event(self, plan: Plan, choice: PlanChoice, expectation: Expectation) -> PlanEvent:
-        """Return the event of an accepted plan."""
+        """Return the journal event of an accepted plan."""
         texts, effects = [prompt.text for prompt in plan.prompts], self._effects
         return PlanEvent(
             key=f"plan/{plan.round}",
             plan=plan,
-            # Seconds differ from run to run, and plans are to be compared.
+            # Seconds are left out: they differ from run to run, and plans are compared.
             expectation=expectation.model_dump(mode="json", exclude={"seconds"}),
             n_tokens={text: effects.count_tokens(text) for text in texts},
             max_tokens=effects.max_tokens,
@@ -212,7 +214,7 @@ class Proposals:
         )
 
     def request(self, resolved: ResolvedDraft, plan: Plan, key: str) -> ApprovalRequest:
-        """Return the question whether a plan shall be made."""
+        """Return the request for approval of a plan."""
         return ApprovalRequest(
             key=key,
             kind="plan",
@@ -224,7 +226,10 @@ class Proposals:
         )
 
     def drawable(self, report: Report | None) -> list[str]:
-        """Return the keys of slices that photographs show, or of single values, worst first."""
+        """Return the keys of slices that can be drawn, worst first; single values without a report.
+
+        Single values are sorted by name.
+        """
         distribution = self._distribution()
         if slices := supported_slices(report, distribution):
             return worst_first(slices)
@@ -232,14 +237,14 @@ class Proposals:
         return sorted(values)
 
     def _open_vocabulary(self, round_number: int) -> bool:
-        """Return whether the texts of prompts are free, as known when the round began."""
+        """Return whether prompts may use any words, as recorded when the round began."""
         facts = facts_of(self._journal, round_number)
         if not facts:  # an addition to a later plan
             return self._effects.supports("open_vocabulary", round_number)
         return bool(facts.get("open_vocabulary", False))
 
     def lever_bounds(self, round_number: int) -> Bounds:
-        """Return what the levers of a round may be, see `agent.loop.levers.lever_bounds`."""
+        """Return the bounds of a round's levers, see `agent.loop.levers.lever_bounds`."""
         spare = facts_of(self._journal, round_number).get("spare", 0)
         past = rounds_before(self._journal, round_number)
         follows = self._effects.supports("accepts_guidance", round_number)
@@ -247,23 +252,23 @@ class Proposals:
         return lever_bounds(self._session.settings, held, past, round_number, spare, follows)
 
     def budget(self, levers: Levers | None, round_number: int) -> int:
-        """Return the images of a round."""
+        """Return the number of images of a round, as set by the levers or the schedule."""
         return (levers and levers.n_images) or budget_of(self._session, round_number)
 
     def _observe(self, levers: Levers | None, round_number: int) -> Observation:
-        """Return what a planner may know, with the images that the levers give the round."""
+        """Return the observation of a planner, with the number of images that the levers set."""
         seen = observe(self._session, round_number)
         return seen.model_copy(update={"n_images": self.budget(levers, round_number)})
 
     def _adapters(self) -> list[str]:
-        """Return the names of the generator's LoRA adapters, which prompts may weigh."""
+        """Return the names of the generator's LoRA adapters, which prompts may weight."""
         from tools.data.drawn import adapter_name
 
         given = self._session.settings.generator.options.get("adapters")
         return sorted(adapter_name(path) for path in given) if isinstance(given, dict) else []
 
     def _no_guidance(self, is_trained: bool) -> str | None:
-        """Return why no DSTM can guide the images of a round, or None; was one trained before?"""
+        """Return why no DSTM can guide images, or None; is_trained: whether there is one yet."""
         if not is_trained:
             return "no DSTM has been trained yet"
         if not self._effects.supports("accepts_feedback", 0):
@@ -275,11 +280,11 @@ class Proposals:
         return AttributeDistribution.model_validate(head.palette)
 
     def _tell_wishes(self, round_number: int, preferences: Sequence[Preference]) -> None:
-        """Refuse a plan, once, whose author could not know of a wish given in this round."""
-        known = set(facts_of(self._journal, round_number).get("wishes", ()))
+        """Raise Rejected once if there are preferences that the author has not been shown."""
+        shown = set(facts_of(self._journal, round_number).get("wishes", ()))
         for event in self._journal.events(WishesShownEvent, since=round_number):
-            known.update(event.wishes)
-        news = [preference for preference in preferences if preference.id not in known]
+            shown.update(event.wishes)
+        news = [preference for preference in preferences if preference.id not in shown]
         if news:
             ids = tuple(wish.id for wish in news)
             self._journal.append(WishesShownEvent(round=round_number, wishes=ids))

@@ -1,6 +1,6 @@
-"""How the images of the rounds that remain are spread, and what each of these rounds is for.
+"""Schedules: sizes of the remaining rounds, and shares of their images by slice.
 
-A plan says it by its lever `later`, a person by a preference, which counts before a model's.
+They are set by the lever `later` of a plan or by a preference of the user, which takes precedence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memory.records import LaterRound, Round
 def schedule(
     preferences: Sequence[Preference], past: Sequence[Round], number: int
 ) -> dict[int, LaterRound]:
-    """Return the rounds from `number` on that are scheduled, by their numbers."""
+    """Return the scheduled rounds from `number` on, by round number."""
     plans = [(r.number + 1, r.plan.levers.later) for r in past if r.plan and r.plan.levers]
     rounds = [(start, later) for start, later in plans if later][-1:]
     rounds += [(p.since, p.schedule) for p in preferences if p.schedule]
@@ -27,7 +27,7 @@ def schedule(
 def own_schedule(
     preferences: Sequence[Preference], past: Sequence[Round], number: int
 ) -> tuple[LaterRound, ...]:
-    """Return what a model scheduled for a round and those after, unless a person did."""
+    """Return a model's schedule of a round and those after it; () if the user scheduled it."""
     if number in schedule(preferences, (), number):
         return ()
     return tuple(schedule((), past, number).values())
@@ -36,13 +36,13 @@ def own_schedule(
 def budget(
     settings: Settings, preferences: Sequence[Preference], past: Sequence[Round], number: int
 ) -> int:
-    """Return how many images a round makes, unless its plan says another number."""
+    """Return the number of images of a round, unless its plan sets another one."""
     scheduled = schedule(preferences, past, number).get(number)
     return scheduled.n_images if scheduled else settings.session.images_per_round
 
 
 def round_sizes(settings: Settings, planned: Mapping[int, LaterRound], first: int) -> list[int]:
-    """Return how many images each round of the session from `first` on makes by a schedule."""
+    """Return the scheduled number of images of each round of the session from `first` on."""
     session = settings.session
     return [
         planned[number].n_images if number in planned else session.images_per_round
@@ -53,7 +53,10 @@ def round_sizes(settings: Settings, planned: Mapping[int, LaterRound], first: in
 def left_over(
     settings: Settings, preferences: Sequence[Preference], past: Sequence[Round], one: Round
 ) -> int:
-    """Return the images that a round leaves to later ones; negative: that it takes from them."""
+    """Return the images that a round leaves to later rounds; negative if it takes some of theirs.
+
+    Counted against `session.images_per_round`.
+    """
     levers = one.plan.levers if one.plan else None
     before = [r for r in past if r.number < one.number]
     n_images = budget(settings, preferences, before, one.number)
@@ -61,13 +64,13 @@ def left_over(
 
 
 def images_left(settings: Settings, spare: int, past: Sequence[Round], number: int) -> int:
-    """Return how many images the rounds from `number` on may make in all.
+    """Return how many images the rounds from `number` on may draw in total.
 
     Args:
-        settings: Of the session.
-        spare: Images that earlier rounds have left.
-        past: The rounds before.
-        number: Of the next round.
+        settings: Settings of the session.
+        spare: Images that earlier rounds did not use.
+        past: The earlier rounds.
+        number: Number of the next round.
     """
     session, most = settings.session, settings.limits.max_images
     left = session.images_per_round * max(0, session.rounds - number + 1) + spare
@@ -76,19 +79,19 @@ def images_left(settings: Settings, spare: int, past: Sequence[Round], number: i
 
 
 def slice_of(name: str) -> dict[str, str]:
-    """Return the values of a slice by its name, as of the shares of a plan."""
+    """Return the attribute values of a slice by its name, e.g. "brightness=dark wafer=poly"."""
     return SliceShare.model_validate({"where": name, "share": 1}).where
 
 
 def preferences_of(
     preferences: Sequence[Preference], scheduled: Sequence[LaterRound], number: int
 ) -> list[Preference]:
-    """Return the preferences for one round: those of a schedule become what the round is for.
+    """Return the preferences for one round; shares that a schedule sets for it become preferences.
 
     Args:
-        preferences: Those that hold.
-        scheduled: The round, as a model has scheduled it; nothing: it has not.
-        number: Of the round.
+        preferences: Active preferences.
+        scheduled: The round in a model's schedule; empty if the model has not scheduled it.
+        number: Number of the round.
     """
     wanted = [p for p in preferences if not p.schedule]
     rounds = [("schedule", one) for one in scheduled]

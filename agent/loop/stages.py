@@ -1,8 +1,8 @@
-"""The stages that measure a DSTM, journaled once each; and round 0, which consists of them.
+"""The stages train, evaluate and inspect, each journaled once, and round 0, which consists of them.
 
-Round 0 is the baseline that generated images have to beat: a DSTM of the user's photographs alone,
-trained and measured before anything is drawn. It has no plan and no images, is no round of the
-budget, and its failures are what the first plan goes by.
+Round 0 is the baseline for generated images: a DSTM trained on the user's photographs alone and
+evaluated before anything is drawn. It has no plan and no images and does not count as a round of
+the budget; the first plan is based on its failures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BASELINE = 0
 
 @contextmanager
 def timed(journal: EventLog, effects: Effects, stage: str, number: int) -> Iterator[None]:
-    """Time a stage of a round, show it, and journal its seconds once."""
+    """Run a stage of a round, show it, and journal its duration once."""
     started = effects.worked_s()
     with effects.stage(stage, number):
         yield
@@ -42,14 +42,14 @@ def timed(journal: EventLog, effects: Effects, stage: str, number: int) -> Itera
 
 
 def train(journal: EventLog, effects: Effects, number: int) -> Training:
-    """Train the DSTM of a round."""
+    """Train the DSTM of a round and journal the training."""
     with timed(journal, effects, "train", number):
         training = effects.train(number)
     return journal.append(TrainingEvent(key=f"training/{number}", training=training)).training
 
 
 def say_training(training: Training) -> str:
-    """Say what a DSTM learnt from."""
+    """Describe a training: its data, steps and loss, and what was selected."""
     real = f" and {training.n_real} photographs" if training.n_real else ""
     text = (
         f"Trained on {training.n_images} images{real}, {training.n_steps} steps, "
@@ -70,7 +70,7 @@ def say_training(training: Training) -> str:
 
 
 def evaluate(journal: EventLog, effects: Effects, training: Training) -> Report:
-    """Measure the DSTM of a round on the feedback photographs."""
+    """Evaluate the DSTM of a round on the feedback photographs and journal the report."""
     number = training.round
     with timed(journal, effects, "evaluate", number):
         report = effects.evaluate(training)
@@ -78,19 +78,19 @@ def evaluate(journal: EventLog, effects: Effects, training: Training) -> Report:
 
 
 def inspect(journal: EventLog, effects: Effects, number: int) -> tuple[Failure, ...]:
-    """Find where the DSTM of a round fails, unless it is known."""
+    """Return the failures of the DSTM of a round; they are found and journaled only once."""
     key = f"failures/{number}"
-    if known := journal.get(key, FailuresEvent):
-        return known.failures
+    if recorded := journal.get(key, FailuresEvent):
+        return recorded.failures
     with timed(journal, effects, "inspect", number):
         failures = effects.inspect(number)
     return journal.append(FailuresEvent(key=key, round=number, failures=failures)).failures
 
 
 def learn(session: SessionView, report: Report) -> None:
-    """Journal the credits of a measured round and, where its plan had a hypothesis, what it showed.
+    """Journal the credits of an evaluated round, and the verdict and lesson of its hypothesis.
 
-    Nothing is journaled twice.
+    Events that the journal already contains are not written again.
     """
     number = report.round
     current = session.journal.round(number)
@@ -123,11 +123,11 @@ def has_baseline(journal: EventLog) -> bool:
 
 
 def run_baseline(journal: EventLog, effects: Effects) -> None:
-    """Run round 0, from where it stopped, in a session that begins with one."""
+    """Run round 0, or resume it, in a session that begins with one."""
     if not effects.begins_with_baseline or has_baseline(journal):
         return
-    known = journal.get(f"training/{BASELINE}", TrainingEvent)
-    training = known.training if known else train(journal, effects, BASELINE)
+    recorded = journal.get(f"training/{BASELINE}", TrainingEvent)
+    training = recorded.training if recorded else train(journal, effects, BASELINE)
     if journal.get(f"report/{BASELINE}", ReportEvent) is None:
         evaluate(journal, effects, training)
     inspect(journal, effects, BASELINE)

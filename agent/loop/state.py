@@ -1,4 +1,4 @@
-"""What the loop keeps: the state of a round, plain JSON and messages, and a session's record."""
+"""State of a round (plain JSON and messages), its phases, and the loop's view of a session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memory.journal import RECORD_VERSION
 from memory.records import Round
 from prompts.vocabulary import Vocabulary
 
-# What the agent may call in each phase; a tool that ends its phase moves on to the next one.
+# Tools that the agent may call in each phase.
 PHASES: dict[str, tuple[str, ...]] = {
     "plan": ("recall_memory", "inspect_failures", "analyse", "look_at", "ask_user", "propose_plan"),
     "generate": ("generate_batch",),
@@ -24,6 +24,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     "done": (),
 }
 
+# Tools that end their phase, and the phase that follows.
 ADVANCES: dict[str, str] = {
     "propose_plan": "generate",
     "generate_batch": "train",
@@ -33,20 +34,20 @@ ADVANCES: dict[str, str] = {
 }
 
 
-# Record version since which the graph calls what is due, a call is answered once in a phase, and a
-# model's plan has to spend the budget.
+# Record version since which the graph calls the tools that are due, a repeated call in a phase
+# returns the earlier result, and a model's plan has to spend the budget.
 GRAPH_WORKS = 3
-# Record version since which models of JSON actions plan and do nothing else.
+# Record version since which models with JSON actions only plan.
 PLANS_ONLY = 4
-# Record version since which models with a context that is not small are offered `analyse`.
+# Record version since which models are offered `analyse`, except those with a small context.
 ANALYSES = 5
-# Record version since which a plan that a model takes or edits says whose draft it is.
+# Record version since which a plan names the author of the draft that a model accepted or edited.
 NAMES_DRAFT = 6
-# Tokens of a context that counts as small.
+# Largest context in tokens that counts as small.
 SMALL_CONTEXT = 4000
 # Author of the calls that the graph makes itself.
 GRAPH = "graph"
-# What the graph calls in each phase, since record version 3: nothing is to be chosen.
+# Tools that the graph calls in each phase since record version 3, as there is nothing to choose.
 DUE: dict[str, tuple[str, ...]] = {
     "generate": ("generate_batch",),
     "train": ("train_dstm",),
@@ -56,10 +57,15 @@ DUE: dict[str, tuple[str, ...]] = {
 
 
 class RoundState(TypedDict):
-    """State of one LangGraph thread, which is one round.
+    """State of one LangGraph thread, i.e. of one round.
 
-    n_illegal: illegal or malformed answers in a row; n_lookups: calls of the phase so far, none
-    of which has ended it; brief: whether the brain answers by JSON actions, as small models do.
+    Attributes:
+        round: Number of the round.
+        phase: Current phase, a key of `PHASES`.
+        messages: Conversation of the round.
+        n_illegal: Number of consecutive illegal or malformed answers.
+        n_lookups: Number of calls in the current phase, none of which has ended it.
+        brief: Whether the brain answers by JSON actions, as small models do.
     """
 
     round: int
@@ -71,7 +77,7 @@ class RoundState(TypedDict):
 
 
 def new_round(number: int) -> RoundState:
-    """Return the state in which a round begins."""
+    """Return the initial state of a round."""
     return RoundState(
         round=number, phase="plan", messages=[], n_illegal=0, n_lookups=0, brief=False
     )
@@ -81,49 +87,49 @@ E = TypeVar("E", bound=Event)
 
 
 class EventLog(Protocol):
-    """What the loop writes to and reads of a journal, see `memory.journal.Journal`."""
+    """The part of a journal's interface that the loop uses, see `memory.journal.Journal`."""
 
     def append(self, event: E, /) -> E:
-        """Write an event, once if it has a key, and return it as it is read back."""
+        """Write an event, once if it has a key, and return it as stored."""
 
     def get(self, key: str, kind: type[E], /) -> E | None:
-        """Return the event with a key."""
+        """Return the event with a key, or None."""
 
     def events(self, *kinds: type[E], since: int | None = None) -> Sequence[E]:
-        """Return the events of some kinds, oldest first; since: of this round and later ones."""
+        """Return the events of the given kinds, oldest first; since: first round to include."""
 
     def of_rounds(self, *numbers: int) -> Sequence[Event]:
-        """Return the events of some rounds."""
+        """Return the events of the given rounds."""
 
     def appended(self, n_known: int, /) -> Sequence[Event]:
         """Return the events after the first `n_known`."""
 
     def rounds(self, last: int | None = None) -> list[Round]:
-        """Return the rounds so far, or the last few of them."""
+        """Return the rounds so far, or the last ones."""
 
     def round(self, number: int, /) -> Round | None:
-        """Return one round."""
+        """Return the round with a number, or None."""
 
 
 def record_version(journal: EventLog) -> int:
-    """Return the version of a record, whose rules its session keeps."""
+    """Return the record version of a journal, which determines the rules of its session."""
     heads = journal.events(HeadEvent)
     return heads[0].record if heads else RECORD_VERSION
 
 
 def is_answer(message: AnyMessage) -> bool:
-    """Tell whether a message is a brain's, not a call of the graph's own."""
+    """Return whether a message is an answer of a brain, not a call that the graph made itself."""
     return isinstance(message, AIMessage) and message.response_metadata.get("author") != GRAPH
 
 
 def due(phase: str, messages: Sequence[AnyMessage], version: int, brief: bool) -> str | None:
-    """Return the tool that the graph calls now, None where a brain has to choose.
+    """Return the tool that the graph has to call next, or None if a brain has to choose.
 
     Args:
         phase: The phase of the round.
         messages: The conversation of the round.
-        version: Of the record.
-        brief: Whether the brain is a small model, which has nothing to say of a round's end.
+        version: Record version of the session.
+        brief: Whether the brain answers by JSON actions; the graph then also calls `finish`.
     """
     if version < GRAPH_WORKS:
         return None
@@ -135,20 +141,20 @@ def due(phase: str, messages: Sequence[AnyMessage], version: int, brief: bool) -
 
 
 def lookups(messages: Sequence[AnyMessage]) -> list[tuple[ToolMessage, dict[str, Any]]]:
-    """Return the results that the present phase has so far, with the arguments of their calls."""
+    """Return the tool results of the current phase with the arguments of their calls."""
     arguments = {
         call["id"]: call["args"]
         for message in messages
         if isinstance(message, AIMessage)
         for call in message.tool_calls
     }
-    found: list[tuple[ToolMessage, dict[str, Any]]] = []
+    results: list[tuple[ToolMessage, dict[str, Any]]] = []
     for message in messages:
         if isinstance(message, ToolMessage) and message.status != "error":
-            found.append((message, arguments.get(message.tool_call_id, {})))
+            results.append((message, arguments.get(message.tool_call_id, {})))
             if message.name in ADVANCES:
-                found.clear()
-    return found
+                results.clear()
+    return results
 
 
 class TargetView(Protocol):
@@ -156,7 +162,7 @@ class TargetView(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the target."""
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -164,11 +170,11 @@ class TargetView(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its words."""
+        """Attributes and values that prompts can use."""
 
 
 class SessionView(Protocol):
-    """What the loop knows of a session, live or recorded."""
+    """The part of a session's interface that the loop uses, live or recorded."""
 
     @property
     def name(self) -> str:
@@ -176,8 +182,8 @@ class SessionView(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """The settings that count now."""
+        """The current settings."""
 
     @property
     def journal(self) -> EventLog:
-        """Its record."""
+        """The journal of the session."""

@@ -1,4 +1,4 @@
-"""The share of generated images beside photographs that `dstm.synthetic_share=auto` chooses."""
+"""Choice of the share of generated images in training by `dstm.synthetic_share=auto`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ def chosen_share(
     shards: Sequence[Path],
     real: Sequence[Path],
 ) -> dict[str, Any]:
-    """Return the share of round 1, which tries some, as fields of a `Training`.
+    """Return the share of generated images, as fields of a `Training`.
+
+    The first round with images tries `CANDIDATES`; later rounds reuse the share chosen there.
 
     Args:
-        components: Of the session.
-        number: Of the round.
-        settings: Of the training, with its seed.
-        shards: Of generated images, relative to the session's folder.
-        real: Of photographs.
+        components: Components of the session.
+        number: Number of the round.
+        settings: Settings of the training, with its seed.
+        shards: Shards of generated images, relative to the session's folder.
+        real: Shards of photographs.
     """
     session = components.session
     past = rounds_before(session.journal, number)
     shares = [t.synthetic_share for r in past if (t := r.training)]
-    if known := [share for share in shares if share is not None]:
-        return {"synthetic_share": known[-1]}
+    if chosen := [share for share in shares if share is not None]:
+        return {"synthetic_share": chosen[-1]}
     scores = try_shares(components, settings, [session.folder / shard for shard in shards], real)
     return {"synthetic_share": best_share(scores), "shares": tuple(scores)}
 
@@ -56,16 +58,16 @@ def try_shares(
     shards: Sequence[Path],
     real: Sequence[Path],
 ) -> list[ShareScore]:
-    """Return the main figure on feedback by share; each is a job, so none is trained twice.
+    """Train a DSTM with each candidate share and return the main figure on feedback.
 
-    Each is a training of its own; the best is kept for the session, and of equal ones the smallest.
-    With one training each, differences below two points are mostly chance.
+    Each training is a job, so it is not repeated after a crash. As there is one training per share,
+    differences below two points are mostly chance.
 
     Args:
-        components: Of the session.
-        settings: Of the training, with its seed.
-        shards: Of generated images, absolute.
-        real: Of photographs.
+        components: Components of the session.
+        settings: Settings of the training, with its seed.
+        shards: Shards of generated images, absolute paths.
+        real: Shards of photographs.
     """
     folder, n_classes = components.session.folder, len(components.label_names)
     task, names = components.task, components.label_names
@@ -77,8 +79,8 @@ def try_shares(
         def work() -> float:
             changed = settings.model_copy(update={"synthetic_share": share})
             predictions = []
-            for known, judged in parts:
-                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, known)
+            for photos, judged in parts:
+                model, _ = components.trainer.train(shards, n_classes, changed, callbacks, photos)
                 predictions.append(task.predict(model, feedback.images[judged]))
             values = joined(predictions, [judged for _, judged in parts])
             report = task.report(values, feedback, names, 1, "feedback", Slicing())
@@ -102,5 +104,5 @@ def try_shares(
 
 
 def best_share(scores: Sequence[ShareScore]) -> float:
-    """Return the share of the highest score, of equal ones the smallest."""
+    """Return the share with the highest score, the smallest of them in a tie."""
     return min(scores, key=lambda one: (-one.score, one.share)).share

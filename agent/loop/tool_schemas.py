@@ -1,6 +1,7 @@
-"""The tools as a chat model sees them: JSON schemas tightened to the target and the round.
+"""JSON schemas of the tools for chat models, restricted to the target and the round.
 
-A model that keeps to the schema plans legally: classes, attribute values and counts are spelt out.
+Classes, attribute values and counts are enumerated or bounded, so that arguments that conform to
+the schema are mostly legal.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from agent.loop.levers import Bounds, lever_schema
 from agent.loop.validation import MAX_PROMPTS, PlanRules
 from prompts.vocabulary import Vocabulary
 
-# What a small model may write: longer answers are cut off in the middle.
+# Limits on the answers of small models, whose longer answers are truncated.
 BRIEF_SHARES = 6
 BRIEF_LENGTH = 200
 BRIEF_SLICES = 8
-# Enumerated, because the grammars of servers bound no fractions.
+# Enumerated, because the grammars of servers do not bound fractions.
 SHARES = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 Json = dict[str, Any]
@@ -55,13 +56,14 @@ def tool_schemas(
 
     Args:
         tools: The tools that are legal now.
-        rules: What a plan is checked against: its words and bounds become enums and limits.
-        slices: Keys of the slices that the last report measured, the worst first.
-        brief: For small models: shares in place of prompts, and hypotheses on measured slices.
-        drawable: Keys of slices that photographs show, the worst first, for small models.
-        n_prompts: How many prompts a plan needs.
-        levers: What the levers of the round may be; none are offered to small models.
-        rounds: Numbers of the rounds before that have images.
+        rules: Rules for plans, from which enums and limits are derived.
+        slices: Keys of the slices measured by the last report, worst first.
+        brief: Whether to use the short form for small models: shares in place of prompts, and
+            hypotheses on measured slices only.
+        drawable: Keys of slices that can be drawn, worst first; used in the short form.
+        n_prompts: Minimum number of prompts of a plan.
+        levers: Bounds of the round's levers; the short form has no levers.
+        rounds: Numbers of the earlier rounds with images.
     """
     schemas, vocabulary = [convert_to_openai_tool(tool) for tool in tools], rules.vocabulary
     for schema in schemas:
@@ -91,7 +93,7 @@ def tool_schemas(
 
 
 def _spell_out(properties: Json, rules: PlanRules) -> None:
-    """Write what a prompt or a share may say into the schema of `propose_plan`."""
+    """Restrict prompts and shares in the schema of `propose_plan` by the rules."""
     properties["prompts"]["maxItems"] = min(rules.n_images, MAX_PROMPTS)
     prompt = properties["prompts"]["items"]["properties"]
     prompt["text"]["maxLength"] = 300
@@ -120,10 +122,10 @@ def _spell_out(properties: Json, rules: PlanRules) -> None:
 
 
 def attributes_schema(vocabulary: Vocabulary) -> Json:
-    """Return the JSON schema of attribute values.
+    """Return the JSON schema of attribute values, which allows what `Vocabulary.problems` allows.
 
-    An attribute that exists only with certain values of others stands in a form of its own that
-    names these: the schema allows what `Vocabulary.problems` allows.
+    Attributes that require certain values of others get separate alternatives (anyOf) that include
+    these values.
     """
     values = {key: list(known) for key, known in vocabulary.attributes.items()}
     forms = []
@@ -147,7 +149,7 @@ def attributes_schema(vocabulary: Vocabulary) -> Json:
 
 
 def _shorten(parameters: Json, slices: Sequence[str], drawable: Sequence[str]) -> None:
-    """Make two forms of a plan: a draft that is accepted, or shares."""
+    """Reduce the parameters to two alternatives: accept the draft, or give shares."""
     properties = parameters.pop("properties")
     shares = properties["shares"]
     shares |= {"minItems": 1, "maxItems": BRIEF_SHARES}
@@ -163,9 +165,9 @@ def _shorten(parameters: Json, slices: Sequence[str], drawable: Sequence[str]) -
             "required": ["slice", "expected_change"],
         }
     accepted = {"draft": {"const": "accept"}, **given}
-    own = {"draft": {"enum": ["edit", "replace"]}, "shares": shares, **given}
+    by_shares = {"draft": {"enum": ["edit", "replace"]}, "shares": shares, **given}
     parameters["anyOf"] = [
         {"type": "object", "properties": accepted, "required": ["draft", "why"]},
-        {"type": "object", "properties": own, "required": ["draft", "shares", "why"]},
+        {"type": "object", "properties": by_shares, "required": ["draft", "shares", "why"]},
     ]
     parameters.pop("required", None)

@@ -1,7 +1,7 @@
-"""The tools by their names, bound to LangChain: thin wrappers around effects and proposals.
+"""The agent's tools, bound to LangChain: thin wrappers around effects and proposals.
 
-A method's docstring is what a brain reads; its arguments are what a brain may choose. Everything
-else comes from the session. Results are short texts with the figures.
+The docstring and arguments of a tool's method are shown to the brain; everything else comes from
+the session. Results are short texts with the figures.
 """
 
 from __future__ import annotations
@@ -66,15 +66,20 @@ from memory.events import (
 from memory.records import Hypothesis, Levers, Report, Round
 from prompts.render import quote
 
-# Rounds with images that are measured before a brain may end the session.
+# Rounds with images that must be evaluated before a brain may end the session.
 ROUNDS_TO_END = 2
 _AS_BEFORE = "You have asked this already; it is not offered again now. The answer is the same:"
 
 
 class CallContext(NamedTuple):
-    """Where a tool is called: the round and its phase, what is legal now, and who calls.
+    """The context of a tool call.
 
-    known: results that the phase has so far, with the arguments of their calls.
+    Attributes:
+        round: Number of the round.
+        phase: Phase of the round.
+        legal: Names of the tools that are legal now.
+        author: The caller, a brain or the graph.
+        known: Results of the phase so far, with the arguments of their calls.
     """
 
     round: int
@@ -85,14 +90,14 @@ class CallContext(NamedTuple):
 
 
 class Toolbox:
-    """What the agent can do in one session."""
+    """The tools of the agent in one session."""
 
     def __init__(self, session: SessionView, effects: Effects) -> None:
         self._session, self._effects = session, effects
         self._journal = session.journal
         self._proposals = Proposals(session, effects)
         self._step, self._call_id = CallContext(0, "", (), ""), ""
-        # Each tool of a phase is the method below that has its name.
+        # Each tool is the method of this class with its name.
         self.tools: dict[str, BaseTool] = {
             name: StructuredTool.from_function(
                 getattr(self, name), parse_docstring=True, error_on_invalid_docstring=True
@@ -108,9 +113,9 @@ class Toolbox:
     def legal(self, state: RoundState) -> tuple[str, ...]:
         """Return the names of the tools that may be called now.
 
-        After `llm.max_lookups` calls that did not end the phase only what ends it is left. A tool
-        that was called twice alike is not offered again in the phase, and after the round's work
-        there is nothing to look up. A small model looks up nothing: the opening has all it can use.
+        After `llm.max_lookups` calls in a phase, only tools that end it are legal. A tool that was
+        called twice with equal arguments is not offered again in the phase, and the phase review
+        offers only `finish`. Small models get no tools for look-ups, as the opening is sufficient.
         """
         phase, llm = state["phase"], self._session.settings.llm
         names, has_report = PHASES[phase], bool(self._reports(state["round"]))
@@ -118,8 +123,8 @@ class Toolbox:
         if state.get("brief", False) and self._version >= PLANS_ONLY:
             hidden |= {*names} - {*ADVANCES, "ask_user"}
         if self._version >= GRAPH_WORKS:
-            known = [(message.name, arguments) for message, arguments in lookups(state["messages"])]
-            hidden |= {name for i, (name, a) in enumerate(known) if (name, a) in known[:i]}
+            calls = [(message.name, arguments) for message, arguments in lookups(state["messages"])]
+            hidden |= {name for i, (name, a) in enumerate(calls) if (name, a) in calls[:i]}
             hidden |= {*names} - {"finish"} if phase == "review" else set()
         if not self._effects.observer.interactive:
             hidden.add("ask_user")
@@ -133,7 +138,7 @@ class Toolbox:
         return tuple(name for name in names if name not in hidden)
 
     def schemas(self, names: Sequence[str], brief: bool, round_number: int) -> list[dict[str, Any]]:
-        """Return tools as JSON schemas for a chat model, see `agent.loop.tool_schemas`."""
+        """Return the JSON schemas of tools for a chat model, see `agent.loop.tool_schemas`."""
         past = rounds_before(self._journal, round_number)
         report, rules = last_report(past), self._proposals.rules(round_number)
         per_prompt = self._session.settings.session.images_per_prompt
@@ -150,22 +155,22 @@ class Toolbox:
         return self._effects.word(schemas)
 
     def execute(self, step: CallContext, call: ToolCall) -> tuple[str, dict[str, Any]]:
-        """Run one tool call, journal it, and return its result and references to pictures.
+        """Execute one tool call, journal it, and return its result and references to pictures.
 
-        A call that was journaled before a crash is not run again.
+        A call that was journaled before a crash is not executed again.
 
         Raises:
-            ToolError: The call is illegal; says what is legal.
-            Rejected: A person, or a wish of theirs, turns it down.
+            ToolError: The call is illegal; the message names what is legal.
+            Rejected: A person or one of their preferences rejects the call.
         """
         call = storable(call)
         name, arguments = call["name"], call["args"]
         self._step, self._call_id = step, str(call["id"])
         key = f"tool_call/{step.round}/{call['id']}"
-        if known := self._journal.get(key, ToolCallEvent):
-            if known.rejected:
-                raise Rejected(known.result)
-            return known.result, self._references(known.images)
+        if recorded := self._journal.get(key, ToolCallEvent):
+            if recorded.rejected:
+                raise Rejected(recorded.result)
+            return recorded.result, self._references(recorded.images)
         started, rejection, pictures = time.monotonic(), None, tuple[str, ...]()
         try:
             if name not in step.legal:
@@ -203,7 +208,7 @@ class Toolbox:
         return result, self._references(pictures)
 
     def _answered(self, name: str, arguments: dict[str, Any]) -> str | None:
-        """Return the result of the same call of before in this phase, None without one."""
+        """Return the result of an equal call earlier in this phase, or None."""
         if self._version < GRAPH_WORKS:
             return None
         for message, before in self._step.known:
@@ -212,7 +217,7 @@ class Toolbox:
         return None
 
     def refuse(self, step: CallContext, tool: str | None, answer: str, problem: str) -> None:
-        """Journal an answer that was no legal call; such answers are counted, never executed."""
+        """Journal an answer that was not a legal call; such answers are counted, never executed."""
         self._journal.append(
             IllegalCallEvent(
                 round=step.round,
@@ -402,7 +407,7 @@ class Toolbox:
         return "The round is over."
 
     def _check_end(self) -> None:
-        """Raise ToolError where a brain may not end the session yet."""
+        """Raise ToolError if a brain may not end the session yet."""
         if not self._session.settings.limits.finish:
             raise ToolError("The number of rounds is fixed: call finish without end_session.")
         if sum(report.round > 0 for report in self._reports(self._round + 1)) < ROUNDS_TO_END:
@@ -414,7 +419,7 @@ class Toolbox:
     # -- helpers -------------------------------------------------------------------------------
 
     def _reports(self, number: int) -> list[Report]:
-        """Return the reports of the rounds before one."""
+        """Return the reports of the rounds before round `number`."""
         return [r.report for r in rounds_before(self._journal, number) if r.report]
 
     def _references(self, pictures: Sequence[str]) -> dict[str, Any]:

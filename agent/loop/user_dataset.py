@@ -1,4 +1,4 @@
-"""Settings for a user's own data, `--target NAME:PATH`, as far as the data determine them."""
+"""Settings for a user's own data, `--target NAME:PATH`, derived from the data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tools.targets import Target, leakage
 # Targets whose data are given by a path, with the preset of each.
 PRESETS = {"camvid": "camvid", "folder": "own", "hf": "own"}
 
-# A pretraining that was timed: minutes on two CPU cores for steps times pixels.
+# Measured duration of a pretraining: minutes on two CPU cores, and its work in steps times pixels.
 _TIMED_MINUTES = 30
 _TIMED_WORK = 3250 * 64 * 64
-# Feedback photographs below which those of audit are judged, too, by cross-fitting: of 50, an
-# accuracy of 50% is known to 14 points up or down.
+# With fewer feedback photographs, those of audit are evaluated as well, by cross-fitting in N_FOLDS
+# folds: an accuracy of 50% on 50 photographs is known to +-14 points.
 FEW, N_FOLDS = 50, 5
-# At most so many unlearned words are named.
+# Maximum number of unlearned words in a warning.
 N_WORDS = 6
 _DENSE = ("model=unet", "batch_size=16", "learning_rate=0.003")
 
@@ -38,16 +38,16 @@ def user_settings(
 
     Args:
         target: NAME:PATH.
-        assignments: "key=value", which override what the data determine: task, model, audit, folds,
-            and the weights that `shaping pretrain` left under HOME/pretrain.
+        assignments: "key=value" pairs, which override the settings derived from the data: task,
+            model, audit, folds, and the weights that `shaping pretrain` wrote to HOME/pretrain.
         env: Environment variables.
-        needs_weights: Whether the generator is going to draw.
+        needs_weights: Whether the generator is going to draw images.
         warn: Called with a message about attribute values that the MTDM has not learned.
 
     Raises:
         SettingsError: The target cannot be used.
         NotPretrained: There is no MTDM yet (the message contains the command that trains one).
-        WeightsError: It was trained on photographs of other splits.
+        WeightsError: The MTDM was trained on photographs of other splits.
     """
     name, _, path = target.partition(":")
     if name not in PRESETS and Path(target).expanduser().exists():
@@ -78,7 +78,7 @@ def user_settings(
         given += [f"feedback.folds={N_FOLDS}", "audit.method=none"]
     if built.task != "classification":
         given += ["audit.method=none", *(f"dstm.{assignment}" for assignment in _DENSE)]
-    # Slices that a user has set are in `assignments`, but perhaps as "auto".
+    # "auto" in `assignments` must not replace the slices derived above.
     wanted = [text for text in assignments if text != "feedback.slices=auto"]
     settings = load_settings(PRESETS[name], [*given, *wanted], env)
     generator = settings.generator
@@ -96,7 +96,7 @@ def _check_weights(
     assignments: Sequence[str],
     warn: Callable[[str], None],
 ) -> None:
-    """Refuse an MTDM that is missing or must not draw; warn of unlearned words."""
+    """Raise if the MTDM is missing or trained on other splits; warn about unlearned words."""
     if not (weights / "model_index.json").is_file():
         _, height, width = built.image_shape
         minutes = max(1, round(_TIMED_MINUTES * steps * height * width / _TIMED_WORK))
@@ -118,7 +118,7 @@ def _check_weights(
 
 
 def _pretrain_command(target: str, assignments: Sequence[str]) -> str:
-    """Return the command that trains the MTDM which a command with these settings draws with."""
+    """Return the command that trains the MTDM for these settings."""
     words = ["shaping", "pretrain", "--target", target]
     for assignment in assignments:
         key, _, value = assignment.partition("=")
@@ -130,7 +130,7 @@ def _pretrain_command(target: str, assignments: Sequence[str]) -> str:
 
 
 def _slices(target: Target) -> list[list[str]]:
-    """Return the attributes of a target, alone and each with the one that determines the class."""
+    """Return slicings of a target: each attribute alone, and combined with the class attribute."""
     by_class = target.vocabulary.class_attribute
     keys = list(target.vocabulary.attributes)
     crossed = [[by_class, key] for key in keys if key != by_class] if by_class else []

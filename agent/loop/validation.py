@@ -1,4 +1,4 @@
-"""From a draft to a plan: every proposal is checked before anything is generated."""
+"""Validation of drafts: every proposed plan is checked before anything is generated."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from prompts.vocabulary import Vocabulary
 
 MAX_PROMPTS = 200
 MAX_COUNT = 100_000
-# What a language model's plan spends of its images at least, and prompts that it has.
+# Minimum share of the budget that a language model's plan spends, and minimum number of prompts.
 LEAST_SPENT, LEAST_PROMPTS = 0.9, 4
-# What a refusal may say at most, so that it fits into any model's context.
+# Maximum number of problems and of characters in a refusal, so that it fits into any context.
 MAX_PROBLEMS = 10
 MAX_REFUSAL = 2000
 _MAX_PROBLEM = 400
 _MAX_WARNINGS = 10
 _MAX_TEXT = 1000
-# Characters of a text that a message quotes.
+# Maximum length in characters of a quotation in a message.
 _QUOTED = 80
 
 _PAIR = re.compile(r"([^\s=:,;&+/|]+)\s*[=:]\s*([^\s=:,;&+/|]+)")
@@ -36,22 +36,22 @@ _SEPARATORS = re.compile(r"(?:[\s,;&+/|]|\band\b)*")
 
 @dataclass(frozen=True)
 class PlanRules:
-    """What the plan of a round is checked against.
+    """Rules that the plan of a round is checked against.
 
     Attributes:
         vocabulary: Attributes, values and classes of the target.
         n_images: Budget of the round.
-        count_tokens: Returns the tokens of a text.
-        max_tokens: How many of them the generator reads.
+        count_tokens: Returns the number of tokens of a text.
+        max_tokens: Number of tokens that the generator reads.
         slices: Keys of the slices of the last report.
-        pull: Guidance by the DSTM of prompts that name none.
-        no_guidance: Why the DSTM guides no images in this round, None if it can; prompts that want
-            it get a warning.
-        adapters: Names of the adapters that prompts may weigh; where there are none, a prompt that
-            weighs some gets a warning.
+        pull: Guidance by the DSTM for prompts that do not specify one.
+        no_guidance: Why the DSTM cannot guide images in this round. None: it can. Prompts that
+            request guidance get a warning.
+        adapters: Names of the adapters that prompts may weight. If empty, prompts that weight
+            adapters get a warning.
         undrawn: Returns the words of a text that the generator cannot draw.
-        open_vocabulary: Whether the generator may follow any words. Attributes that a prompt gives
-            are claims then: its text may say them in other words, and is not read for more.
+        open_vocabulary: Whether the generator may follow any words. The text of a prompt with
+            attributes is then not parsed, as it may express them in other words.
     """
 
     vocabulary: Vocabulary
@@ -67,27 +67,27 @@ class PlanRules:
 
 
 def validate(draft: PlanDraft, round_number: int, author: str, rules: PlanRules) -> Plan:
-    """Return the plan that a draft stands for.
+    """Validate a draft and return its plan.
 
-    A prompt's attributes are those given and those its text names; a prompt without a text gets one
-    from the caption grammar; its class is the one given or the one its words imply. Prompts of
-    equal text, class, guidance and adapters become one. The hypothesis gets the canonical key of
+    A prompt has the given attributes and those parsed from its text; a prompt without text gets one
+    from the caption grammar; its class is the given one or follows from its attributes. Prompts
+    with equal text, class, pull and adapters are merged. The hypothesis gets the canonical key of
     its slice.
 
     Args:
-        draft: What was proposed.
+        draft: The proposed plan.
         round_number: Number of the round.
         author: The brain that plans, e.g. `policy:thompson`.
-        rules: What it is checked against.
+        rules: Rules of the round.
 
     Returns:
-        The plan. Its `warnings`, at most 10, name what is legal but works badly: a text over the
-        token limit, words outside the vocabulary, attributes that the text does not name, a slice
-        that is not measured.
+        The plan. Its `warnings`, at most 10, name legal but ineffective choices: a text over the
+        token limit, words outside the vocabulary, attributes that the text does not mention, a
+        slice that is not measured.
 
     Raises:
-        ToolError: The draft cannot be a plan; names at most 10 problems, and what would be legal,
-            in at most 2,000 characters.
+        ToolError: The draft is invalid; the message names at most 10 problems and what would be
+            legal, in at most 2,000 characters.
     """
     problems = _problems_of_size(draft, rules.n_images)
     specs: dict[Hashable, PromptSpec] = {}
@@ -136,7 +136,10 @@ def validate(draft: PlanDraft, round_number: int, author: str, rules: PlanRules)
 
 
 def least_prompts(n_images: int, images_per_prompt: int) -> int:
-    """Return how many prompts a model's plan needs: four, fewer where the budget has no room."""
+    """Return the minimum number of prompts of a language model's plan: four, fewer if it is small.
+
+    images_per_prompt: Usual number of images per prompt.
+    """
     return max(1, min(LEAST_PROMPTS, n_images // images_per_prompt))
 
 
@@ -147,17 +150,18 @@ def shortfalls(
     classes: Sequence[str],
     made: Mapping[str, int],
 ) -> list[str]:
-    """Return what a language model's plan lacks, with numbers.
+    """Return what a language model's plan lacks, with numbers; empty if it lacks nothing.
 
-    A class needs images where it would have less than half an equal share of all so far: a model
-    of few classes takes marks of generated images for marks of the class.
+    A class needs images if it would have less than half of an equal share of all images so far: if
+    only some classes have generated images, a DSTM learns artefacts of generated images as features
+    of these classes.
 
     Args:
-        prompts: Those of the plan.
+        prompts: Prompts of the plan.
         n_images: Budget of the round.
-        n_prompts: How many it needs, see `least_prompts`.
-        classes: Those that need images; fewer than two: none does.
-        made: Images of the rounds before, by class.
+        n_prompts: Minimum number of prompts, see `least_prompts`.
+        classes: Classes that need images; ignored if fewer than two.
+        made: Number of images of earlier rounds, by class.
     """
     problems = []
     total = sum(prompt.count for prompt in prompts)
@@ -181,7 +185,7 @@ def shortfalls(
 
 
 def wrong_arguments(tool: str, error: ValidationError) -> str:
-    """Say which arguments of a tool call are wrong, and how."""
+    """Describe which arguments of a tool call are wrong, and how."""
     wrong = "; ".join(
         f"{'.'.join(map(str, e['loc']))[:100] or 'arguments'}: {e['msg'][:200]}"
         for e in error.errors()[:5]
@@ -190,21 +194,21 @@ def wrong_arguments(tool: str, error: ValidationError) -> str:
 
 
 def refusal(problems: Sequence[str]) -> ToolError:
-    """Return the error that names what is wrong with a plan."""
+    """Return the error that lists the problems of a plan."""
     cut = [p if len(p) <= _MAX_PROBLEM else f"{p[: _MAX_PROBLEM - 3]}..." for p in problems]
     start = "The plan was not accepted: "
     n_shown = min(len(cut), MAX_PROBLEMS)
-    # Leaves room for the count of those that are not shown.
+    # Leave room for the number of problems that are not shown.
     while len(start) + len("; ".join(cut[:n_shown])) > MAX_REFUSAL - 30:
         n_shown -= 1
     return ToolError(start + "; ".join(_bounded(cut, n_shown, "problems")) + ".")
 
 
 def slice_attributes(text: str) -> dict[str, str] | None:
-    """Read the name of a slice, such as "wafer=poly, brightness=dark" in any order.
+    """Parse the name of a slice, such as "wafer=poly, brightness=dark", in any order.
 
-    Pairs may be joined by =, or :, and parted by blanks, commas, semicolons, "&", "+", "/", "|" or
-    "and". None if the text is anything else or names an attribute twice.
+    Name and value may be joined by "=" or ":", and pairs separated by blanks, commas, semicolons,
+    "&", "+", "/", "|" or "and". None if the text is anything else or names an attribute twice.
     """
     lowered = text[:_MAX_TEXT].lower()
     pairs = _PAIR.findall(lowered)
@@ -216,7 +220,7 @@ def slice_attributes(text: str) -> dict[str, str] | None:
 
 
 def _check_slice(text: str, rules: PlanRules) -> tuple[str, list[str], list[str]]:
-    """Return a slice's canonical key, and the problem or the warning that it gives, if any."""
+    """Return a slice's canonical key, its problems and its warnings, at most one of either."""
     vocabulary, slices = rules.vocabulary, rules.slices
     attributes = slice_attributes(text)
     key = slice_key(attributes) if attributes else one_line(text)
@@ -235,7 +239,7 @@ def _check_slice(text: str, rules: PlanRules) -> tuple[str, list[str], list[str]
 
 
 def _problems_of_size(draft: PlanDraft, n_images: int) -> list[str]:
-    """Return what is wrong with the numbers of prompts and images."""
+    """Return the problems of the numbers of prompts and images."""
     problems = []
     if not draft.prompts:
         problems.append("a plan needs at least one prompt")
@@ -252,7 +256,7 @@ def _problems_of_size(draft: PlanDraft, n_images: int) -> list[str]:
 def _problems(
     prompt: PromptDraft, text: str, named: Mapping[str, str], rules: PlanRules
 ) -> list[str]:
-    """Return what is wrong with a prompt, whose text names some attributes."""
+    """Return the problems of a prompt; named: Attributes parsed from its text."""
     vocabulary, attributes = rules.vocabulary, {**named, **prompt.attributes}
     problems = vocabulary.problems(attributes)
     problems += [
@@ -279,12 +283,12 @@ def _problems(
 
 
 def _say_count(count: int) -> str:
-    """Say a count; Python refuses to write whole numbers of more than 4,300 digits."""
+    """Format a count; Python refuses to format integers of more than 4,300 digits."""
     return str(count) if abs(count) < 10**12 else f"{'-' if count < 0 else ''}more than 10^12"
 
 
 def _left_out(prompt: PromptDraft, rules: PlanRules) -> list[str]:
-    """Return what a prompt asks for that the generator cannot do now."""
+    """Return warnings about requests of a prompt that are ignored: guidance and adapters."""
     warnings = []
     if prompt.pull and rules.no_guidance:
         warnings.append(f"is drawn without its pull: {rules.no_guidance}")
@@ -294,7 +298,7 @@ def _left_out(prompt: PromptDraft, rules: PlanRules) -> list[str]:
 
 
 def _warnings(spec: PromptSpec, rules: PlanRules) -> list[str]:
-    """Return what the generator may not draw of a prompt."""
+    """Return warnings about parts of a prompt that the generator may not draw."""
     vocabulary, n_tokens = rules.vocabulary, rules.count_tokens(spec.text)
     warnings = []
     if n_tokens > rules.max_tokens:

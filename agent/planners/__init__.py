@@ -1,7 +1,7 @@
-"""Planners: decide what data comes next without an LLM. One file per planner.
+"""Planners, which choose the data of the next round without a language model; one file each.
 
-A planner file has a function `build(**options) -> Planner`. Planners are pure: the same
-observation and distribution give the same draft.
+A planner file defines a function `build(**options) -> Planner`. Planners are deterministic: the
+same observation and distribution give the same draft.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class AttributeCombination(Record):
-    """A combination of attribute values, and how many photographs to learn from have it."""
+    """A combination of attribute values, and the number of photographs `n` that have it."""
 
     attributes: dict[str, str]
     class_name: str
@@ -44,23 +44,24 @@ class AttributeCombination(Record):
 
 
 class AttributeDistribution(Record):
-    """Combinations that the generator can be asked for: those of the generator split, as a rule.
+    """Attribute combinations that can be requested from the generator.
 
     Attributes:
-        rows: The combinations; n is 0 for those that only the feedback split has.
-        min_support: Photographs of the generator split that a slice needs. Not more than 3 by
-            default: the rarest slices need images most, and the audit says whether they are drawn.
+        rows: Combinations of the generator split and, if `min_support` is 0, of the feedback split;
+            n is 0 for those that only the latter has.
+        min_support: Minimum number of photographs of a slice in the generator split. Low by
+            default, as the rarest slices need images most, and the audit checks what is drawn.
     """
 
     rows: tuple[AttributeCombination, ...] = Field(min_length=1)
     min_support: Sparse[int] = 3
 
     def n_of(self, attributes: Mapping[str, str]) -> int:
-        """Return how many photographs have all the given values."""
+        """Return the number of photographs that have all the given values."""
         return sum(row.n for row in self.rows if attributes.items() <= row.attributes.items())
 
     def supports(self, attributes: Mapping[str, str]) -> bool:
-        """Return whether a slice can be asked for."""
+        """Return whether images of a slice can be requested."""
         is_known = any(attributes.items() <= row.attributes.items() for row in self.rows)
         return is_known and self.n_of(attributes) >= self.min_support
 
@@ -77,7 +78,7 @@ class AttributeDistribution(Record):
 
 
 class Observation(Record):
-    """What a planner may know: the budget of this round and the rounds before it."""
+    """The input of a planner: the budget of this round and the earlier rounds."""
 
     round: int = Field(ge=1)
     n_images: int = Field(ge=1)
@@ -87,7 +88,7 @@ class Observation(Record):
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The failures of the last report, with what is known of whether images can mend them."""
+        """The failures of the last report, with estimates of whether images can fix them."""
         last = next((r for r in reversed(self.rounds) if r.report), None)
         return last.failures if last else ()
 
@@ -111,7 +112,7 @@ class PromptDraft(Record):
 
 
 def _read_slice(value: object) -> object:
-    """Return the values of a slice that is given by its name, as "brightness=dark wafer=poly"."""
+    """Return the values of a slice given by its name, e.g. "brightness=dark wafer=poly"."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in re.split(r"\s+(?=[^\s=]+=)", value.strip())]
@@ -137,7 +138,7 @@ class PlanDraft(Record):
 
 @runtime_checkable
 class Planner(Protocol):
-    """Chooses prompts and counts for the next round."""
+    """Chooses the prompts of the next round and their numbers of images."""
 
     name: str
 
@@ -147,8 +148,8 @@ class Planner(Protocol):
         """Return a draft whose counts add up to `observation.n_images`."""
 
 
-class _OwnPlanner:
-    """A planner from outside of this package, whose mistakes are errors that name it."""
+class _ExternalPlanner:
+    """Wraps a planner from outside this package; its failures are raised as SettingsError."""
 
     def __init__(self, spec: str, planner: Planner) -> None:
         if not isinstance(planner, Planner):
@@ -159,7 +160,7 @@ class _OwnPlanner:
     def plan(
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
-        """Return the draft of the planner; raises SettingsError where it fails or gives none."""
+        """Return the planner's draft; raises SettingsError if it fails or returns no PlanDraft."""
         try:
             draft = self._planner.plan(observation, distribution, vocabulary)
         except ShapingError:
@@ -170,7 +171,7 @@ class _OwnPlanner:
             frame = next((f for f in reversed(frames) if f.filename == file), frames[-1])
             raise SettingsError(
                 f"The planner {self._spec!r} failed in {frame.filename}, line {frame.lineno}: "
-                f"{type(error).__name__}: {error}. Mend it and run the same command again; "
+                f"{type(error).__name__}: {error}. Fix it and run the same command again; "
                 "finished work is kept."
             ) from error
         if not isinstance(draft, PlanDraft):
@@ -184,7 +185,7 @@ class _OwnPlanner:
 def build(spec: str) -> Planner:
     """Build the planner NAME, or the one at the dotted path `package.module:build`.
 
-    Options may follow, as in `audited_failure:floor=0.5:sharpness=1`. Raises SettingsError for
+    Options are appended as in `audited_failure:floor=0.5:sharpness=1`. Raises SettingsError for
     unknown names and options.
     """
     parts = spec.split(":")
@@ -197,21 +198,21 @@ def build(spec: str) -> Planner:
         if key not in parameters:
             raise SettingsError(unknown(f"option of the planner {name}", key, parameters))
     planner: Planner = builder(**options)
-    return _OwnPlanner(name, planner) if ":" in name else planner
+    return _ExternalPlanner(name, planner) if ":" in name else planner
 
 
 def distribution_of(target: Target, min_support: int) -> AttributeDistribution:
     """Count the attribute combinations of the target's generator split.
 
-    With a min_support of 0, those that only the feedback split has are added.
+    If min_support is 0, combinations that occur only in the feedback split are added with n=0.
     """
     rows = count_attributes(target.split("generator"), target.class_names).rows
     if not min_support:
-        known = [(row.class_name, row.attributes) for row in rows]
+        counted = [(row.class_name, row.attributes) for row in rows]
         rows += tuple(
             row.model_copy(update={"n": 0})
             for row in count_attributes(target.split("feedback"), target.class_names).rows
-            if (row.class_name, row.attributes) not in known
+            if (row.class_name, row.attributes) not in counted
         )
     return AttributeDistribution(rows=rows, min_support=min_support)
 

@@ -1,14 +1,12 @@
-"""Audited failure: towards the worst slices, as far as the audit finds that they can be drawn.
+"""Audited failure: images for the worst slices, weighted by the share that the audit keeps.
 
-A slice's share is exp(sharpness z) times its kept-rate, where z is how many standard deviations its
-error lies above that of the other slices, so the shares mean the same for errors of 0.05 and of
-0.7. Of real photographs the audit keeps the same share in every class, so kept-rates of slices can
-be compared. Where inspection has judged a failure, the upper bound of its chance to be fixable, of
-which the kept-rate is a part, takes the kept-rate's place, so that only evidence takes images away.
-A floor of evenly
-spread prompts (`count`) stays, since sparse greedy allocations did badly. A slice that the audit
-mostly rejects is not deleted: every third round it gets a prompt again, so that a generator or an
-audit that has changed is noticed.
+A slice's share is proportional to exp(sharpness z) times its kept-rate, where z is its error
+standardised over the slices, so that errors around 0.05 and around 0.7 are treated alike. The audit
+keeps the same share of real photographs in every class, so kept-rates of slices are comparable. For
+a failure with an estimated chance to be fixable, which includes the kept-rate, the upper bound of
+this chance replaces the kept-rate, so that only evidence reduces a share. A floor of evenly spread
+prompts (`count`) is kept, since sparse greedy allocations performed poorly. A slice that the audit
+mostly rejects gets at least one prompt every third round, to notice a changed generator or audit.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _MOSTLY = 0.5
 def audited_shares(
     error: Mapping[str, float], kept: Mapping[str, float], sharpness: float
 ) -> dict[str, float]:
-    """Return shares that add up to 1, from errors and kept-rates by slice."""
+    """Return the shares of slices, which add up to 1, from their errors and kept-rates, 0..1."""
     values = np.array(list(error.values()))
     spread = float(values.std())
     weights = {
@@ -43,13 +41,18 @@ def audited_shares(
 
 
 def build(floor: float = 0.4, sharpness: float = 1.5) -> SlicePlanner:
-    """Build the planner; sharpness: of the allocation, 0 ignores errors."""
+    """Build the planner.
+
+    Args:
+        floor: Share of the images, 0..1, that `count` spreads evenly.
+        sharpness: Weight of the standardised error; 0 ignores errors.
+    """
 
     def shares(observation: Observation, slices: Sequence[SliceScore]) -> dict[str, float]:
         kept = kept_rates(observation.rounds, slices)
         chances = {f.slice: f.fixable.chance.high for f in observation.failures if f.fixable}
-        hopes = {key: chances.get(key, rate) for key, rate in kept.items()}
-        shares = audited_shares(errors(slices), hopes, sharpness)
+        upper = {key: chances.get(key, rate) for key, rate in kept.items()}
+        shares = audited_shares(errors(slices), upper, sharpness)
         if observation.round % _RETEST_EVERY == 0:
             prompt = observation.images_per_prompt / observation.n_images
             shares |= {key: max(shares[key], prompt) for key in kept if kept[key] < _MOSTLY}

@@ -1,7 +1,7 @@
-"""Count: all slices get equally many images, whatever the model makes of them.
+"""Count: all slices get equally many images, regardless of the model's performance.
 
-The slices are those of the last report; before there is one, every value of every attribute. Each
-prompt goes to the slice that has the fewest images so far and counts for all slices it is in.
+The slices are those of the last report or, before the first report, every value of every attribute.
+Each prompt goes to the slice with the fewest images so far and counts for all slices it belongs to.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Count:
 def plain_slices(
     distribution: AttributeDistribution, vocabulary: Vocabulary
 ) -> dict[str, dict[str, str]]:
-    """Return the attribute values that the distribution has, as slices by their key."""
+    """Return the single attribute values that the distribution contains, as slices by key."""
     slices = [
         {name: value}
         for name, values in vocabulary.attributes.items()

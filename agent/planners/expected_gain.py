@@ -1,18 +1,17 @@
-"""Expected gain: towards slices that more images are known to help, evenly where nothing is known.
+"""Expected gain: images for slices that more images are known to help; otherwise evenly.
 
-Error is not gain: an ambiguous class errs much and gains nothing, a class that is short of
-photographs gains. A slice that has had M images and gets m more gains theta log((M0 + M + m) /
-(M0 + M)), since the gain of images saturates; M0 is what a round asks for of a slice on average.
-The effects of all rounds (`eval.effects`) are normal about it, and those of one round share the
-error of their common change. The thetas have a normal prior with the mean 0 and a covariance that
-grows with the attributes that two slices share (Jaccard index), so that similar slices learn from
-one another: a Gaussian process, whose posterior is in closed form (Rasmussen and Williams 2006,
-eqs. 2.23 and 2.24).
+Error is not gain: an ambiguous class has a high error and gains nothing, while a class with few
+photographs gains. The gain of a slice that has had M images from m more images saturates, and is
+modelled as theta log((M0 + M + m) / (M0 + M)), where M0 is the average number of images per slice
+and round. The effects of all rounds (`eval.effects`) are normally distributed about it, with an
+error of the common change shared by the slices of a round. The thetas have a normal prior with mean
+0 and a covariance that grows with the share of common attributes of two slices (Jaccard index), so
+that evidence is shared between similar slices: a Gaussian process, whose posterior is in closed
+form (Rasmussen and Williams 2006, eqs. 2.23 and 2.24).
 
-Where all slices gain alike, an even spread is best. A slice gets images in proportion to how much
-more than the mean of all it gains: the one-sided 95% bound of the posterior, and at most its error.
-A share of the images, the floor, is always spread evenly, and all of them are where no bound is
-above 0.
+If all slices gain alike, an even spread is best. A slice therefore gets images in proportion to the
+one-sided 95% lower bound of how much more it gains than the mean of all slices, at most its error.
+A share of the images, the floor, is always spread evenly; all images are if no bound is above 0.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ from prompts.vocabulary import Vocabulary
 
 Floats = NDArray[np.float64]
 
-# Variances of theta that similar slices share, and all: in its first average round a slice then has
-# effects with the deviation that `eval.effects` believes in.
+# Prior variances of theta, shared by similar slices and by all slices: the effect of the first
+# average round on a slice then has the prior variance of `eval.effects`, up to the common part.
 _SIMILAR = PRIOR_VARIANCE / math.log(2) ** 2
 _COMMON = _SIMILAR / 4
-# One-sided 95% bounds.
+# Standard deviations of a one-sided 95% bound.
 _DEVIATIONS = 1.64
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What an average round's images gain on a slice, in accuracy.
+    """The gain in accuracy of a slice from the images of an average round.
 
     Attributes:
-        mean: posterior mean.
-        deviation: posterior standard deviation.
-        more: lower bound of how much more it is than the mean over the slices.
+        mean: Posterior mean.
+        deviation: Posterior standard deviation.
+        more: Lower bound of the difference from the mean gain of all slices.
     """
 
     mean: float
@@ -57,7 +56,7 @@ class Gain:
 
 
 def gains(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, Gain]:
-    """Return the expected gain of every slice, by its key."""
+    """Return the posterior gain of every slice by its key."""
     by_key = {score.key: score for score in slices}
     seen = [change for change in slice_changes(rounds) if change.after.key in by_key]
     made = {key: _made(rounds, score) for key, score in by_key.items()}
@@ -101,7 +100,7 @@ def _deviations(covariance: Floats) -> Floats:
 
 
 def _made(rounds: Sequence[Round], score: SliceScore) -> dict[int | None, int]:
-    """Return the images asked for of a slice before each round, and, at None, up to now."""
+    """Return the images requested of a slice before each round, and in total under the key None."""
     before: dict[int | None, int] = {}
     total = 0
     for past in rounds:
@@ -111,14 +110,14 @@ def _made(rounds: Sequence[Round], score: SliceScore) -> dict[int | None, int]:
 
 
 def _covariance(one: Sequence[SliceScore], other: Sequence[SliceScore]) -> Floats:
-    """Return the prior covariance of the thetas of slices, (len(one), len(other))."""
+    """Return the prior covariance of the thetas of two lists of slices, (len(one), len(other))."""
     items = [[set(s.attributes.items()) for s in slices] for slices in (one, other)]
     shared = [[len(a & b) / max(1, len(a | b)) for b in items[1]] for a in items[0]]
     return _COMMON + _SIMILAR * np.array(shared).reshape(len(one), len(other))
 
 
 class ExpectedGain:
-    """The planner `expected_gain`; floor: share of the images that is always spread evenly."""
+    """The planner `expected_gain`; floor: share of the images, 0..1, that is spread evenly."""
 
     name = "expected_gain"
 
@@ -139,7 +138,7 @@ class ExpectedGain:
             return draft.model_copy(update={"why": why})
         planner = SlicePlanner(self.name, lambda *_: worth, Uniform(), self._floor)
         draft = planner.allocate(worth, slices, observation, distribution, vocabulary)
-        assert draft.hypothesis is not None  # `allocate` names its favourite
+        assert draft.hypothesis is not None  # set by `allocate`
         key = draft.hypothesis.slice
         gain = expected[key]
         change = round(min(left[key], max(0.01, gain.mean)), 4)
@@ -153,5 +152,5 @@ class ExpectedGain:
 
 
 def build(floor: float = 0.5) -> ExpectedGain:
-    """Build the planner; floor: 0..1, share of the images that is always spread evenly."""
+    """Build the planner; floor: see `ExpectedGain`."""
     return ExpectedGain(floor)

@@ -1,13 +1,13 @@
-"""Learning curve: towards slices with many errors and few training photographs and images.
+"""Learning curve: images for slices with many errors and few training photographs and images.
 
-A slice with error e that has learnt from n examples gains e log((n + k m) / n) by m more images, of
-which the audit keeps the share k, up to a factor that all slices share: its error falls with a
-power of n (Hestness et al. 2017), and the gain is small. The sum of the gains is largest where
-n / k + m = c e for every slice that gets images (water filling; Boyd and Vandenberghe 2004, section
-5.5.3). So an ambiguous slice with many photographs gets none, however much it errs, and a rare one
-as many as its error is worth. n counts the photographs that the DSTM learns from, the images kept
-so far, and `transfer`, which stands for what a slice learns from the others. Where inspection has
-judged a failure, its error counts as far as kept images may be useful for it (upper bound).
+The error e of a slice with n training examples falls with a power of n (Hestness et al. 2017). For
+small gains, m more images, of which the audit keeps the share k, gain e log((n + k m) / n) up to a
+factor common to all slices. The total gain is largest if n / k + m = c e for every slice that gets
+images (water filling; Boyd and Vandenberghe 2004, section 5.5.3). An ambiguous slice with many
+photographs thus gets none despite its error, and a rare slice gets images in proportion to its
+error. n is the number of photographs that the DSTM is trained on, plus the images kept so far, plus
+`transfer` for what a slice learns from the others. The error of a failure with an estimated chance
+to be fixable is multiplied by the upper bound of the share of kept images that are useful.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ def water_fill(worth: Floats, filled: Floats, total: float) -> Floats:
     """Return the amounts m >= 0 that add up to `total` and maximise sum(worth log(filled + m)).
 
     Args:
-        worth: Of each place, above 0, (k,).
-        filled: What is there already, above 0, (k,).
-        total: What is to be spent, at least 0.
+        worth: Weights, above 0, (k,).
+        filled: Amounts already present, above 0, (k,).
+        total: Amount to distribute, at least 0.
+
+    Returns:
+        The amounts m, (k,).
     """
     order = np.argsort(filled / worth)
     levels = (total + np.cumsum(filled[order])) / np.cumsum(worth[order])
-    # The level of the first n places, for the most n of which each gets something.
+    # The largest set of entries, in order of filled / worth, of which each gets an amount above 0.
     n = int(np.flatnonzero(levels >= (filled / worth)[order])[-1])
     amounts: Floats = np.maximum(0.0, levels[n] * worth - filled)
     return amounts
@@ -50,8 +53,8 @@ class LearningCurve:
     """The planner `learning_curve`.
 
     Attributes:
-        floor: Share of the images that is spread evenly over slices.
-        transfer: Photographs that count for every slice besides its own.
+        floor: Share of the images, 0..1, that is spread evenly over slices.
+        transfer: Number of photographs, above 0, that is added to those of every slice.
     """
 
     name = "learning_curve"
@@ -70,20 +73,20 @@ class LearningCurve:
         plans = [past.plan for past in observation.rounds if past.plan]
         made = np.array([sum(images_of(plan, score) for plan in plans) for score in slices])
         trained = [past.training for past in observation.rounds if past.training]
-        # The DSTM may learn from fewer than the generator split has.
+        # The DSTM may be trained on fewer photographs than the generator split has.
         used = (trained[-1].n_real or 0) if trained else 0
         share = used / distribution.n_of({})
         photographs = np.array([distribution.n_of(s.attributes) for s in slices]) * share
         useful = {f.slice: f.fixable.useful.high for f in observation.failures if f.fixable}
-        hopes = [useful.get(score.key, 1.0) for score in slices]
+        usefulness = [useful.get(score.key, 1.0) for score in slices]
         error = np.array([*errors(slices).values()])
-        worth = np.maximum(1e-3, error * hopes)
+        worth = np.maximum(1e-3, error * usefulness)
         filled = (photographs + kept * made + self._transfer) / kept
         images = water_fill(worth, filled, (1 - self._floor) * observation.n_images)
         shares = dict(zip((score.key for score in slices), images.tolist(), strict=True))
         planner = SlicePlanner(self.name, lambda *_: shares, Count(), self._floor)
         draft = planner.allocate(shares, slices, observation, distribution, vocabulary)
-        assert draft.hypothesis is not None  # `allocate` names its favourite
+        assert draft.hypothesis is not None  # set by `allocate`
         row = next(n for n, s in enumerate(slices) if s.key == draft.hypothesis.slice)
         why = (
             f"{draft.why} It errs on {error[row]:.0%} and has {photographs[row]:.0f} photographs "
@@ -93,5 +96,5 @@ class LearningCurve:
 
 
 def build(floor: float = 0.4, transfer: float = 10.0) -> LearningCurve:
-    """Build the planner; floor: 0..1; transfer: photographs, above 0."""
+    """Build the planner; arguments: see `LearningCurve`."""
     return LearningCurve(floor, transfer)

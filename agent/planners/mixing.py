@@ -1,10 +1,11 @@
 """Online mixing of slices: exponential weights on their progress, or GroupDRO on their errors.
 
 Exponential weights with a known horizon (Hedge; Cesa-Bianchi and Lugosi 2006, theorem 2.2): pi =
-(1 - e) softmax(eta R) + e / K with eta = sqrt(8 ln K / T) and e = 0.1. R adds up the rewards of a
-slice over the T rounds of a session. Online data mixing (Albalak et al. 2023) has Exp3, which sees
+(1 - e) softmax(eta R) + e / K with eta = sqrt(8 ln K / T), e = 0.1 and the cumulated reward R of a
+slice in a session of T rounds. Online data mixing (Albalak et al. 2023) uses Exp3, which observes
 the reward of one arm at a time: it is uniform until t > K ln K, more rounds than a session has, and
-divides by pi, which favours slices that overlap with many prompts. A report measures every slice.
+divides by pi, which favours slices that overlap with many prompts. Here a report measures every
+slice, so Hedge applies.
 GroupDRO (Sagawa et al., ICLR 2020): q_g is multiplied by exp(eta error_g) with every report.
 """
 
@@ -24,7 +25,7 @@ from memory.records import Round, SliceScore
 
 Method = Literal["hedge", "groupdro"]
 
-# Share of the images that all slices get alike.
+# Share of the images that is spread evenly over the slices, e above.
 _EXPLORED = 0.1
 
 
@@ -34,9 +35,9 @@ def hedge(
     """Return the shares of the slices after a history; they add up to 1.
 
     Args:
-        rounds: the history.
-        slices: slices that may get images.
-        horizon: rounds of the session.
+        rounds: Earlier rounds.
+        slices: Slices that may get images.
+        horizon: Number of rounds of the session, T.
     """
     totals = dict.fromkeys((score.key for score in slices), 0.0)
     for change in slice_changes(rounds):
@@ -51,7 +52,7 @@ def hedge(
 def group_dro(
     rounds: Sequence[Round], slices: Sequence[SliceScore], eta: float
 ) -> dict[str, float]:
-    """Return q of every slice after a history; they add up to 1."""
+    """Return the weights q of the slices after a history; they add up to 1."""
     logs = dict.fromkeys((score.key for score in slices), 0.0)
     for past in rounds:
         for score in past.report.slices if past.report else ():
@@ -64,12 +65,12 @@ def build(method: Method = "hedge", eta: float = 2.0, horizon: int = 4) -> Slice
     """Build the planner.
 
     Args:
-        method: hedge (exponential weights on progress) or groupdro (on errors).
-        eta: step of GroupDRO.
-        horizon: rounds of a session, for hedge.
+        method: "hedge" (exponential weights on progress) or "groupdro" (on errors).
+        eta: Step size of GroupDRO.
+        horizon: Number of rounds of a session, for Hedge.
 
     Raises:
-        SettingsError: for an unknown method.
+        SettingsError: The method is unknown.
     """
     methods: dict[str, Shares] = {
         "hedge": lambda seen, slices: hedge(seen.rounds, slices, horizon),

@@ -1,6 +1,6 @@
-"""One-shot: in proportion to the errors of the first report, and never looked at again.
+"""One-shot: images in proportion to the errors of the first report, in every round.
 
-The control for iterating: other methods' eight rounds of feedback ended where one round did.
+The control for iterated feedback, which for other methods gained nothing over a single round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from memory.records import Report, Round
 
 
 def first_report(rounds: Sequence[Round]) -> Report | None:
-    """Return the oldest report, if there is one."""
+    """Return the first report, or None."""
     return next((r.report for r in rounds if r.report), None)
 
 

@@ -1,4 +1,4 @@
-"""Random: shares of the cells of `uniform` drawn from a Dirichlet distribution, anew each round."""
+"""Random: the cells of `uniform` get shares drawn from a Dirichlet distribution in each round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prompts.vocabulary import Vocabulary
 
 
 class Random:
-    """The planner `random`; concentration: of the Dirichlet, large values are nearly uniform."""
+    """The planner `random`; concentration: Dirichlet parameter, large values are nearly uniform."""
 
     name = "random"
 
@@ -19,7 +19,7 @@ class Random:
     def plan(
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
-        """Return the draft of a round; it depends on the seed and the round's number alone."""
+        """Return the draft of a round; it depends only on the seed and the number of the round."""
         writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         cells = cells_of(writer)
         # Normalised gamma variates are Dirichlet distributed.
@@ -30,5 +30,5 @@ class Random:
 
 
 def build(concentration: float = 1.0) -> Random:
-    """Build the planner."""
+    """Build the planner; concentration: see `Random`."""
     return Random(concentration)

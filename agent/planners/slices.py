@@ -1,4 +1,4 @@
-"""Planners that give slices shares of the images: their state, their shares, their prompts."""
+"""Building blocks of planners that allocate images to slices: statistics, shares and prompts."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from prompts.vocabulary import Vocabulary
 
 Shares = Callable[[Observation, Sequence[SliceScore]], Mapping[str, float] | None]
 
-# A shrunk change of +0.1 in a slice counts as a full success, -0.1 as a full failure.
+# A shrunk change of a slice of +0.1 has reward 1, one of -0.1 has reward 0.
 FULL_CHANGE = 0.1
-# The share of kept images is drawn towards 8 of 10 where few were made.
+# Pseudo-counts that shrink kept-rates towards 8 of 10.
 _PRIOR_KEPT, _PRIOR_MADE = 8, 10
-# What a plan expects at least of the slice that it favours.
+# Expected change of the slice with the most images.
 _LEAST_CHANGE = 0.01
 
 
 def last_report(rounds: Sequence[Round]) -> Report | None:
-    """Return the newest report, if there is one."""
+    """Return the last report, or None."""
     return next((r.report for r in reversed(rounds) if r.report), None)
 
 
 def supported_slices(
     report: Report | None, distribution: AttributeDistribution
 ) -> list[SliceScore]:
-    """Return the slices of a report that the distribution can supply; none without a report."""
+    """Return the slices of a report that the distribution supports; [] without a report."""
     slices = report.slices if report else ()
     return [score for score in slices if distribution.supports(score.attributes)]
 
 
 def errors(slices: Sequence[SliceScore]) -> dict[str, float]:
-    """Return what is left to gain on every slice, 1 - its score, by its key."""
+    """Return the error, 1 - score, of every slice by its key."""
     return {score.key: 1 - score.accuracy.value for score in slices}
 
 
 def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[str, float]:
-    """Return the share of kept images per slice, drawn towards 0.8 where few were made."""
+    """Return the share of kept images of every slice by its key, shrunk towards 0.8."""
     made: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     for past in rounds:
@@ -66,7 +66,7 @@ def kept_rates(rounds: Sequence[Round], slices: Sequence[SliceScore]) -> dict[st
 
 
 class SliceChange(NamedTuple):
-    """What a round did to one slice that it asked for."""
+    """The change of one slice in a round that requested images of it."""
 
     round: Round
     before: SliceScore
@@ -75,33 +75,33 @@ class SliceChange(NamedTuple):
 
     @property
     def n_images(self) -> int:
-        """Images that the round asked for of the slice."""
-        assert self.round.plan is not None  # `slice_changes` names rounds with a plan only
+        """Number of images of the slice that the round requested."""
+        assert self.round.plan is not None  # `slice_changes` returns only rounds with a plan
         return images_of(self.round.plan, self.after)
 
 
 def images_go(n: int) -> str:
-    """Return the beginning of a plan's reason, e.g. "13 images go"."""
+    """Return the beginning of a plan's explanation, e.g. "13 images go"."""
     return "1 image goes" if n == 1 else f"{n} images go"
 
 
 def slice_changes(rounds: Sequence[Round]) -> list[SliceChange]:
-    """Return the changes of every slice that a round asked for, oldest first."""
-    found = []
+    """Return the changes of the slices that each round requested images of, oldest first."""
+    changes = []
     for before, after in pairwise(rounds):
         if before.report and after.report and after.plan:
             effects = slice_effects(after.plan, before.report, after.report)
             earlier = {score.key: score for score in before.report.slices}
-            found += [
+            changes += [
                 SliceChange(after, earlier[score.key], score, effects[score.key])
                 for score in after.report.slices
                 if score.key in earlier and any(agrees(p, score) for p in after.plan.prompts)
             ]
-    return found
+    return changes
 
 
 def reward(effect: Effect) -> float:
-    """Map the shrunk effect on a slice's score to 0..1; none is 0.5."""
+    """Map the shrunk effect on a slice's score to a reward in 0..1; no effect is 0.5."""
     return min(1.0, max(0.0, 0.5 + effect.shrunk / (2 * FULL_CHANGE)))
 
 
@@ -110,10 +110,10 @@ class PromptWriter:
     """Writes the prompts of one plan.
 
     Attributes:
-        distribution: Combinations of attributes that can be asked for.
-        vocabulary: Words of the target.
-        images_per_prompt: The most images of a prompt.
-        rng: Draws combinations and words.
+        distribution: Attribute combinations that can be requested.
+        vocabulary: Vocabulary of the target.
+        images_per_prompt: Maximum number of images per prompt.
+        rng: Random generator for combinations and words.
     """
 
     distribution: AttributeDistribution
@@ -129,22 +129,22 @@ class PromptWriter:
         distribution: AttributeDistribution,
         vocabulary: Vocabulary,
     ) -> Self:
-        """Return the writer of a planner, by its name, for a round."""
+        """Return the writer of a round, seeded by the planner's name, the session and the round."""
         rng = random.Random(f"{name} {observation.seed} {observation.round}")
         return cls(distribution, vocabulary, observation.images_per_prompt, rng)
 
     def of_rows(
         self, rows: Sequence[AttributeCombination], n_images: int, why: str
     ) -> list[PromptDraft]:
-        """Return prompts for combinations, drawn by frequency."""
+        """Return prompts for combinations sampled by frequency."""
         per_prompt = self.images_per_prompt
         return draw_prompts(rows, n_images, per_prompt, self.vocabulary, self.rng, why)
 
     def of_slice(self, attributes: Mapping[str, str], n_images: int, why: str) -> list[PromptDraft]:
-        """Return prompts for a slice, its classes in equal shares, the rest as often as is real."""
+        """Return prompts for a slice: equal shares per class, other attributes by frequency."""
         matching = [self.distribution.matching(attributes, c) for c in self.vocabulary.classes]
         by_class = [rows for rows in matching if rows]
-        # From a place drawn at random, so that single images do not always go to the first class.
+        # Start at a random class, so that remainders do not always go to the first class.
         first = self.rng.randrange(len(by_class))
         counts = shares_to_counts([1.0] * len(by_class), n_images)
         return [
@@ -154,7 +154,7 @@ class PromptWriter:
         ]
 
     def of_shares(self, shares: Sequence[SliceShare], n_images: int) -> list[PromptDraft]:
-        """Return prompts for shares of the images; the distribution has some of each."""
+        """Return prompts for shares of the images, each of which the distribution must contain."""
         counts = shares_to_counts([one.share for one in shares], n_images)
         return [
             draft
@@ -173,7 +173,7 @@ def draw_prompts(
     rng: random.Random,
     why: str,
 ) -> list[PromptDraft]:
-    """Say `n_images` images as prompts of at most `images_per_prompt`, rows drawn by frequency."""
+    """Return prompts of at most `images_per_prompt` images each, with rows sampled by frequency."""
     drafts = []
     weights = [r.n for r in rows] if any(r.n for r in rows) else None
     while n_images > 0:
@@ -193,7 +193,7 @@ def draw_prompts(
 
 
 def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
-    """Round shares to whole numbers that add up to `total` (largest remainder)."""
+    """Round shares to integers that add up to `total` (largest remainder method)."""
     scale = total / sum(shares)
     floors = [int(share * scale) for share in shares]
     order = sorted(range(len(shares)), key=lambda i: floors[i] - shares[i] * scale)
@@ -204,15 +204,15 @@ def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
 
 @dataclass
 class SlicePlanner:
-    """Gives the slices of a report their shares of the images.
+    """Allocates images to the slices of a report.
 
     Attributes:
         name: Name of the planner.
-        shares: Maps what is known and the slices to shares, at least 0, by the slice's key. None:
-            nothing is known of the slices yet.
-        base: Plans the floor, and everything while there is no report.
+        shares: Returns relative shares, at least 0, by slice key from the observation and the
+            slices. None: `base` plans the round.
+        base: Plans the floor, and the whole round if there is no report.
         floor: Share of the images, 0..1, that `base` plans.
-        report: Returns the report whose slices count.
+        report: Returns the report whose slices are used.
     """
 
     name: str
@@ -239,7 +239,7 @@ class SlicePlanner:
         distribution: AttributeDistribution,
         vocabulary: Vocabulary,
     ) -> PlanDraft:
-        """Return the plan that gives slices their shares of the images; equal ones if all are 0."""
+        """Return the draft that allocates images by shares; equal shares if all are 0."""
         writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         n_floor = round(self.floor * observation.n_images)
         prompts: list[PromptDraft] = []

@@ -1,12 +1,12 @@
 """Discounted Thompson sampling over slices, with a floor.
 
-An arm is a slice of the last report. What it is worth is the gain of its accuracy per 100 images,
-which has a normal belief: before any image its mean and deviation are 0.2 and 0.15 of the
-slice's error, times its kept-rate. A round's effect on the slice (`eval.effects`), divided by the
-images asked for, is an observation of it whose error is divided alike, so the few images of a floor
-count for little. Old observations fade. Every prompt goes to the arm whose draw from its belief, at
-most its error, is highest (Thompson 1933). A floor of uniform prompts stays, since sparse greedy
-allocations did badly.
+An arm is a slice of the last report. Its value is the gain in accuracy per 100 images, with a
+normal posterior. The prior mean and standard deviation are 0.2 and 0.15 times the slice's error
+times its kept-rate. A round's effect on the slice (`eval.effects`), divided by the number of
+requested images, is an observation of the value; its error is divided likewise, so that the few
+images of a floor count for little. Old observations are discounted. Every prompt goes to the arm
+with the highest sample from its posterior, at most its error (Thompson 1933). A floor of uniform
+prompts is kept, since sparse greedy allocations performed poorly.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ from agent.planners.uniform import Uniform
 from memory.records import Hypothesis, Round, SliceScore
 from prompts.vocabulary import Vocabulary
 
-# Of a slice's error, per 100 images: what is believed to be gained, and how it varies.
+# Prior mean and standard deviation of the gain per 100 images, relative to a slice's error.
 _PRIOR_GAIN, _PRIOR_DEVIATION = 0.2, 0.15
 _LEAST_ERROR = 0.01
 
 
 @dataclass(frozen=True)
 class Thompson:
-    """The planner `thompson`; floor: share of uniform prompts; discount: of effects, per round."""
+    """The planner `thompson`.
+
+    Attributes:
+        floor: Share of the images, 0..1, that `uniform` plans.
+        discount: Factor per round, 0..1, on the weight of earlier effects.
+    """
 
     floor: float
     discount: float
@@ -46,7 +51,7 @@ class Thompson:
     def plan(
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
-        """Return the draft of a round; uniform while there is no report yet."""
+        """Return the draft of a round; that of `uniform` if there is no report."""
         arms = supported_slices(last_report(observation.rounds), distribution)
         if not arms:
             draft = Uniform().plan(observation, distribution, vocabulary)
@@ -83,10 +88,10 @@ class Thompson:
         )
 
     def _belief(self, arm: SliceScore, kept: float, rounds: Sequence[Round]) -> tuple[float, float]:
-        """Return mean and deviation of an arm's gain per 100 images."""
-        hoped = max(_LEAST_ERROR, (1 - arm.accuracy.value) * kept)
-        precision = 1 / (_PRIOR_DEVIATION * hoped) ** 2
-        total = precision * _PRIOR_GAIN * hoped
+        """Return the posterior mean and standard deviation of an arm's gain per 100 images."""
+        scale = max(_LEAST_ERROR, (1 - arm.accuracy.value) * kept)
+        precision = 1 / (_PRIOR_DEVIATION * scale) ** 2
+        total = precision * _PRIOR_GAIN * scale
         for change in slice_changes(rounds):
             if change.after.key == arm.key:
                 hundreds = change.n_images / 100
@@ -97,5 +102,5 @@ class Thompson:
 
 
 def build(floor: float = 0.5, discount: float = 0.8) -> Thompson:
-    """Build the planner."""
+    """Build the planner; arguments: see `Thompson`."""
     return Thompson(floor, discount)

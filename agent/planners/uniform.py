@@ -12,7 +12,7 @@ from prompts.vocabulary import Vocabulary
 class Uniform:
     """Equal shares over the cells of the first attribute and the class; feedback is not used.
 
-    Within a cell the other attributes are drawn as often as the generator split has them.
+    Within a cell the other attributes are sampled by their frequency in the generator split.
     """
 
     name = "uniform"
@@ -20,7 +20,7 @@ class Uniform:
     def plan(
         self, observation: Observation, distribution: AttributeDistribution, vocabulary: Vocabulary
     ) -> PlanDraft:
-        """Return the draft of a round; it depends on the seed and the round's number alone."""
+        """Return the draft of a round; it depends only on the seed and the number of the round."""
         writer = PromptWriter.of(self.name, observation, distribution, vocabulary)
         cells = cells_of(writer)
         counts = shares_to_counts([1.0] * len(cells), observation.n_images)
@@ -32,11 +32,11 @@ class Uniform:
 
 
 PromptCell = tuple[str, tuple[tuple[str, str], ...]]
-"""A class, and the value of the first attribute, where it has one."""
+"""A class, and the first attribute with its value; () for a class that lacks this attribute."""
 
 
 def cells_of(writer: PromptWriter) -> list[PromptCell]:
-    """Return the cells that the distribution has, sorted."""
+    """Return the cells of the distribution, sorted."""
     name = next(iter(writer.vocabulary.attributes))
     return sorted(
         {
@@ -49,7 +49,7 @@ def cells_of(writer: PromptWriter) -> list[PromptCell]:
 def cell_prompts(
     writer: PromptWriter, cells: Sequence[PromptCell], counts: Sequence[int], why: str
 ) -> list[PromptDraft]:
-    """Return prompts for cells, each with its number of images."""
+    """Return prompts for cells; counts: number of images of each cell."""
     return [
         draft
         for (class_name, items), count in zip(cells, counts, strict=True)

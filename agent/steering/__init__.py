@@ -1,1 +1,1 @@
-"""What a person asks of the next plans: preferences and the grammar that reads them."""
+"""Preferences of the user for the next plans, and the grammar that parses them."""

@@ -1,4 +1,4 @@
-"""What a person types after a command: quoted text, words, whole numbers, shares and factors."""
+"""Parsers for the arguments of slash commands: quoted text, words, numbers, shares and factors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prompts.printable import one_line
 
 
 def unquoted(text: str) -> str:
-    """Return a text without the quotes and blanks around it."""
+    """Return a text without surrounding quotes and blanks."""
     return text.strip().strip("\"'“”").strip()
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text as a shell does; raises ToolError for a quote that is not closed."""
+    """Split a text like a shell; raises ToolError for an unclosed quote."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -23,14 +23,14 @@ def split_words(text: str) -> list[str]:
 
 
 def whole_number(text: str, most: int) -> int:
-    """Read a whole number of 1 to `most`; raises ToolError for anything else."""
+    """Parse an integer from 1 to `most`; raises ToolError for anything else."""
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:10]) <= most:
         raise ToolError(f"{one_line(text, 20)!r} is no whole number of 1 to {most}.")
     return int(text[:10])
 
 
 def number_of(text: str, least: float, most: float) -> float:
-    """Read a number of `least` to `most`; raises ToolError for anything else."""
+    """Parse a number from `least` to `most`; raises ToolError for anything else."""
     try:
         number = float(text[:20])
     except ValueError:
@@ -41,7 +41,7 @@ def number_of(text: str, least: float, most: float) -> float:
 
 
 def number_of_text(text: str) -> float:
-    """Return the number that "20%", "0.7", "2x" or "2/3" says."""
+    """Return the value of a number such as "20%", "0.7", "2x" or "2/3"."""
     if text.endswith("%"):
         return float(text[:-1]) / 100
     top, _, bottom = text.removesuffix("x").partition("/")

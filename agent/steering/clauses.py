@@ -1,7 +1,7 @@
-"""A text of several clauses: commands beside preferences, or several questions.
+"""Texts with several clauses: commands together with preferences, or several questions.
 
-"5 rounds and more fog" is a command and a preference. Each clause that is fully understood as a
-command by itself is one; the others are read together as preferences.
+"5 rounds and more fog" is a command and a preference. Each clause that can be fully parsed as a
+command is one; the remaining clauses are parsed together as preferences.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _JOINS = re.compile(
     r"((?:\s*[,;!]+|\s*[.?]+(?!\d)|\s+(?:and|but|then|plus|also|with|while|after that)\b)+\s*)"
 )
 _MAX_CLAUSES = 8
-# Commands whose arguments are all words that follow.
+# Commands that take all following words as arguments.
 _TAKE_ALL = ("forget", "show")
-# Run before preferences of the same text are taken up.
+# Commands that run before the preferences of the same text are added.
 _FIRST = ("forget", "back")
-# At most one of each can be meant.
+# Groups of commands of which a text may contain only one.
 _EXCLUSIVE = (
     ("approve", "reject"), ("pause", "stop", "continue"), ("continue", "budget rounds"),
     ("budget images",), ("budget total",), ("budget hours",), ("budget score",),
@@ -30,7 +30,7 @@ _EXCLUSIVE = (
 
 
 def parse(text: str, lexicon: Lexicon) -> ParseResult:
-    """Return what a text means for a target with the words of a lexicon."""
+    """Parse a text for a target whose phrases the lexicon contains."""
     line = lexicon.without_comparatives(plain_words(text))
     whole = read_sentence(line, lexicon)
     is_question = bool(ASKS.match(line)) or line.endswith("?")
@@ -44,7 +44,7 @@ def parse(text: str, lexicon: Lexicon) -> ParseResult:
 
 
 def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult | None:
-    """Return what the clauses of a line mean, None where none of them is a command."""
+    """Parse the clauses of a line; None if none of them is a command."""
     parts = [*_JOINS.split(line), ""]
     clauses = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if pair[0]]
     if not 1 < len(clauses) <= _MAX_CLAUSES:
@@ -69,7 +69,7 @@ def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult 
     if not is_read and (whole.is_exact or whole.command or whole.question):
         return None
     if not is_read or result.preferences:
-        # "Yes" may be no answer here, and a plan that waits does not follow the preferences yet.
+        # "yes" may not be an answer here, and the waiting plan does not follow the preferences yet.
         commands = [c for c in commands if c != "approve" and (is_read or c != "reject")]
     if any(re.match(r"(?:continue|budget rounds) \d", command) for command in commands):
         # "2 rounds, then stop"

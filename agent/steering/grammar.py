@@ -1,8 +1,8 @@
-"""Plain words of a person, understood without a language model.
+"""Parser for preferences and commands in plain words, without a language model.
 
-`read_sentence` reads preferences, and sentences that stand for slash commands, by the grammar in
-`grammar.lark`; `agent.steering.clauses` splits what holds several. What it does not understand, or
-what could mean several things, is returned too, so that a reply can name it.
+`read_sentence` parses preferences, and sentences equivalent to slash commands, by the grammar in
+`grammar.lark`; `agent.steering.clauses` splits texts that contain several. Unknown words and
+ambiguous phrases are returned as well, so that a reply can name them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from agent.steering.preferences import FACTOR, MAX_FACTOR, Preference, bounds, s
 from agent.steering.questions import Question, mix_command, question
 
 MAX_CHARS = 2000
-# Of a sentence; the parser's time grows with the cube of it.
+# Maximum number of words per sentence, since the parser's time is cubic in it.
 _MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
 # "half as much fog as rain"
 _COMPARES = re.compile(r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+")
-# A time, a condition or a choice, which preferences do not have.
+# A time, a condition or a choice, which preferences cannot express.
 LIMITS = re.compile(
     r"\b(?:if|unless|until|either|first|later|afterwards|eventually|when(?:ever)?|once"
     r"|or (?:more|fewer|less|only)|in round \d+|for \d+ rounds?"
     r"|(?:this|next|1) (?:round|time|plan) only"
     r"|only (?:in|for|this) (?:this |the |next |1 )*round)\b"
 )
-# What follows "but" is no part of the list before it: "not fog but rain".
+# Sentence separators; "but" ends the list before it: "not fog but rain".
 _SENTENCE = re.compile(r"[;!?]+|\.(?!\d)|(?<!nothing )\bbut\b")
 _REWRITES = {
     r"[#\s\"“”„«»(){}\[\]\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]+": " ",
@@ -95,9 +95,9 @@ _COUNTED = re.compile(
     rf"\b(?:{'|'.join(_NUMBERS)})"
     r"(?= (?:(?:more |further )?(?:rounds?|hours?|images|pictures)|per ?cent|times)\b)"
 )
-# Tokens that may stand in a demand without a meaning of their own.
+# Tokens of a demand that are not checked for unknown words.
 _EMPTY = ("VALUE", "ALL", "IMAGES", "WITH", "AS_MANY")
-# Rules of sentences that may name a slice.
+# Grammar rules whose sentences may name a slice.
 _OF_SLICES = ("forget", "show", "vague")
 _SHARES = ("share", "at_least", "at_most")
 _REQUEST = re.compile(
@@ -105,8 +105,8 @@ _REQUEST = re.compile(
     r"(?P<asks>(?:(?:can|could|would|will|may|might) (?:you|we|i) |(?:what|how) about "
     r"|(?:would|is) it (?:be )?possible to ))?"
 )
-# Slash commands of rules of the grammar that are not named for one. n: the first number, rest: the
-# words after the verb, named: the slice that the sentence names.
+# Slash commands of grammar rules that are not named after one. n: the first number, rest: the words
+# after the verb.
 _COMMANDS = {
     "more_rounds": "continue {n}", "rounds": "budget rounds {n}", "stop_round": "stop round",
     "ask_rounds": "budget rounds", "total": "budget total {n}", "images": "budget images {n}",
@@ -120,19 +120,19 @@ _COMMANDS = {
 
 @dataclass(frozen=True)
 class ParseResult:
-    """What a text was taken to mean.
+    """The parsed meaning of a text.
 
     Attributes:
         command: A slash command with its arguments, without the slash.
-        preferences: What is to be taken up, after the command.
-        beside: Commands of further clauses; to be run last, and only if all is understood.
-        partial: Preferences that are not taken up, as unknown words beside them narrow them.
-        unclear: Phrases that can mean several things, each with the slice that it names.
-        unknown: Words without a meaning here.
-        topics: Attributes by words that name none of their values.
-        named: Values that are named without anything being asked of them.
-        question: Whether it asks for something.
-        vague: Whether it asks for better or harder data without naming them.
+        preferences: Preferences to add, after the command has run.
+        beside: Commands of further clauses, to run last and only if the text is fully understood.
+        partial: Preferences that are not added, as unknown words might restrict them.
+        unclear: Ambiguous phrases, each with the slice that it names, "" for none.
+        unknown: Unknown words.
+        topics: Attributes by words that refer to them without naming a value.
+        named: Values that are named without a demand, by attribute.
+        question: Whether the text is a question.
+        vague: Whether the text asks for better or harder data without naming them.
     """
 
     command: str | None = None
@@ -148,15 +148,21 @@ class ParseResult:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every word of the text has a meaning, and one alone."""
+        """Whether the text is understood completely and without ambiguity."""
         left = (self.partial, self.unclear, self.unknown, self.topics, self.named)
-        found = self.command or self.preferences or self.beside or self.vague
-        return bool(found) and not any(left)
+        understood = self.command or self.preferences or self.beside or self.vague
+        return bool(understood) and not any(left)
 
 
 @dataclass
 class _Demand:
-    """Fields of a `Preference`, None where they are unclear; its words, and what it is about."""
+    """A demand of a sentence.
+
+    Attributes:
+        fields: Fields of the `Preference`; None if they are ambiguous.
+        words: Tokens of the demand itself, e.g. "more".
+        groups: Tokens of the things that it refers to, e.g. of "dark cells".
+    """
 
     fields: dict[str, Any] | None
     words: list[Token]
@@ -164,7 +170,7 @@ class _Demand:
 
 
 def read_sentence(line: str, lexicon: Lexicon) -> ParseResult:
-    """Return what a line of `plain_words` means where it is one demand, command or question."""
+    """Parse a line of `plain_words` as preferences, one command or one question."""
     request = request_of(line)
     named = lexicon.read(line)[0]
     asked = question(line.strip(" .,!"), named, lexicon)
@@ -189,9 +195,9 @@ def read_sentence(line: str, lexicon: Lexicon) -> ParseResult:
 
 
 def request_of(line: str) -> re.Match[str]:
-    """Return the words that a line begins with to be polite; asks: "could you", if it has them."""
+    """Match the polite words at the beginning of a line; the group `asks` is e.g. "could you"."""
     match = _REQUEST.match(line)
-    assert match is not None  # it may be empty
+    assert match is not None  # the pattern matches an empty text
     return match
 
 
@@ -209,7 +215,7 @@ def _asked(asked: Question, named: dict[str, tuple[str, ...]]) -> ParseResult:
 
 
 def plain_words(text: str) -> str:
-    """Return a text in lower case, without contractions, and with numbers as digits."""
+    """Normalise a text: lower case, no contractions, numbers as digits, synonyms replaced."""
     line = text.lower().replace("\u2019", "'")
     line = _COUNTED.sub(lambda match: str(_NUMBERS[match[0]]), line)
     for pattern, replacement in _REWRITES.items():
@@ -218,7 +224,7 @@ def plain_words(text: str) -> str:
 
 
 def tokens_of(text: str, lexicon: Lexicon) -> tuple[list[Token], list[tuple[str, Meanings]]]:
-    """Return the words of demands in a text, and what #0, #1, ... among them name."""
+    """Return the tokens of demands in a text, and the phrases that #0, #1, ... stand for."""
     marked, phrases = lexicon.mark(plain_words(text))
     return list(_parser("preferences").lex(marked)), phrases
 
@@ -238,7 +244,7 @@ def _tree(start: str, line: str) -> Tree[Token] | None:
 
 
 def _command(line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon) -> str | None:
-    """Return the slash command that a sentence stands for, "question", "vague" or None."""
+    """Return the slash command equivalent to a sentence, "vague" for a vague one, or None."""
     tree = _tree("command", line) if len(line.split()) <= _MAX_COMMAND_WORDS else None
     if tree is None:
         return None
@@ -294,7 +300,7 @@ def _preferences(
     for demand in demands:
         tokens = [token for group in demand.groups for token in group]
         if demand.fields == bounds("avoid"):
-            # "no cars" is what "without cars" says, where the target has such words.
+            # "no cars" means "without cars" if this is a phrase of the target.
             attributes, left = lexicon.read(f"without {raw(tokens)}")
             if attributes and not left:
                 preferences.append(Preference(attributes=attributes, min_share=1))
@@ -317,7 +323,7 @@ def _preferences(
         elif attributes:
             preference = Preference(attributes=attributes, **demand.fields)
             (partial if is_partial else preferences).append(preference)
-    if named and demands[0].fields is None:  # "dark but no poly" may mean the dark ones alone
+    if named and demands[0].fields is None:  # "dark but no poly" may mean only dark images
         partial, preferences = partial + preferences, []
     return ParseResult(
         preferences=tuple(preferences),
@@ -330,7 +336,7 @@ def _preferences(
 
 
 def _demands(tree: Tree[Token]) -> list[_Demand]:
-    """Return the demands of a sentence, each with the words that it is about."""
+    """Return the demands of a sentence, each with the things that it refers to."""
     demands: list[_Demand] = []
     for part in (child for child in tree.children if isinstance(child, Tree)):
         children: list[Any] = part.children
@@ -357,11 +363,14 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
 
 
 def _chained(about: list[Token], rest: Sequence[Any]) -> tuple[list[Token], list[_Demand]]:
-    """Return the demands that follow words, and the words that none of them is about.
+    """Resolve the order of things and demands in a part of a sentence.
 
     Args:
-        about: The words before the first demand.
-        rest: Demands, each with what follows it.
+        about: Tokens of the things before the first demand.
+        rest: Demands, each followed by its things.
+
+    Returns:
+        The tokens of `about` that no demand refers to, and the demands.
     """
     new: list[_Demand] = []
     for demand, things in zip(rest[::2], rest[1::2], strict=True):
@@ -402,12 +411,12 @@ def _chained(about: list[Token], rest: Sequence[Any]) -> tuple[list[Token], list
 
 
 def _factor(demand: _Demand) -> float:
-    """Return the factor that a demand changes shares by, 0 without one."""
+    """Return the factor by which a demand scales a share, 0 without one."""
     return float((demand.fields or {}).get("factor", 0))
 
 
 def _fields(demand: Tree[Token]) -> dict[str, Any] | None:
-    """Return the fields of a `Preference` for a demand; None where it could mean several things."""
+    """Return the fields of a `Preference` for a demand; None if it is ambiguous."""
     name, first, last = str(demand.data), str(demand.children[0]), str(demand.children[-1])
     if name in ("unclear", "amount"):
         return None

@@ -1,4 +1,4 @@
-"""The words of a target as people say them: phrases, plurals, parts of names, "attribute=value"."""
+"""Phrases by which people name attribute values: plurals, parts of names, "attribute=value"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prompts.vocabulary import Vocabulary
 _WORD = re.compile(r"[\w=-]+")
 # Words, numbers with a unit, and punctuation.
 _TOKEN = re.compile(r"\d+-\d+%|\d+(?:\.\d+)?%|\d+\.\d+\w*|\d+/\d+|[\w=-]+|[^\w\s|]")
-# Words that say nothing about which data are meant.
+# Words without a meaning for the choice of data.
 FILLERS = frozenset(
     _WORD.findall(
         "please image images picture pictures photo photos photograph photographs prompt prompts "
@@ -27,9 +27,9 @@ FILLERS = frozenset(
         "look looks seem seems"
     )
 )
-# Words of preferences; a value of such a name is said with its attribute, as "class=more".
+# Words of preferences; a value with such a name must be written as "class=more".
 DEMANDS = frozenset({"more", "less", "fewer", "only", "avoid", "without", "not", "except"})
-# Words of phrases that do not tell the attribute whose value the phrase is.
+# Words of phrases that do not identify the attribute.
 _SMALL = frozenset(
     ("after", "along", "clear", "no", "not", "one", "two", "three", "under", "without")
 )
@@ -39,9 +39,9 @@ Meanings = tuple[tuple[str, str], ...]
 
 
 class Lexicon:
-    """The words of a vocabulary as people say them.
+    """Finds the values of a vocabulary in plain text.
 
-    pixel_classes: names that are read as the values of "iou", where no value has them.
+    pixel_classes: Names that are read as values of "iou", unless a value has the same name.
     """
 
     def __init__(self, vocabulary: Vocabulary, pixel_classes: Sequence[str] = ()) -> None:
@@ -49,10 +49,11 @@ class Lexicon:
         self._pixel_classes = pixel_classes
 
     def mark(self, text: str) -> tuple[str, list[tuple[str, Meanings]]]:
-        """Replace each phrase that names values by #0, #1, ...; the longest phrase counts.
+        """Replace each phrase that names values by #0, #1, ..., longest matches first.
 
         Returns:
-            The text in lower case with its words apart, and each phrase with what it names.
+            The text in lower case with its tokens separated by blanks, and each phrase with the
+            values that it names.
         """
         tokens = _TOKEN.findall(text.lower())
         words = [_singular(token) for token in tokens]
@@ -60,7 +61,7 @@ class Lexicon:
         values: list[tuple[str, Meanings]] = []
         at = 0
         while at < len(tokens):
-            # "No" is a demand at the start of a clause, and part of a phrase within one.
+            # "no" is a demand at the start of a clause, but can be part of a phrase elsewhere.
             opens = not at or tokens[at - 1] in ",;.!?" or tokens[at - 1] in ("and", "but", "then")
             for n in range(min(self._longest, len(tokens) - at), 0, -1):
                 meanings = self._phrases.get(" ".join(words[at : at + n]))
@@ -75,14 +76,14 @@ class Lexicon:
         return " ".join(marked), values
 
     def read(self, text: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-        """Return the values that a text names, by attribute, and the words without a meaning."""
+        """Return the values that a text names, by attribute, and its unknown words."""
         marked, values = self.mark(text)
         words = dict.fromkeys(_WORD.findall(re.sub(r"#\d+", " ", marked)))
         unknown = [word for word in words if not self.is_filler(word)]
         return by_attribute(meanings for _, meanings in values), unknown
 
     def without_comparatives(self, text: str) -> str:
-        """Return a text in lower case with "darker" as "more dark", for words of the target."""
+        """Replace comparatives of the target's words, e.g. "darker" by "more dark"."""
 
         def positive(match: re.Match[str]) -> str:
             stem = match[1]
@@ -93,28 +94,28 @@ class Lexicon:
         return re.sub(r"\b(?!lower\b|fewer\b)([a-z]{3,})er\b", positive, text)
 
     def is_filler(self, word: str) -> bool:
-        """Return whether a word says nothing about which data are meant."""
+        """Return whether a word has no meaning for the choice of data."""
         return not {word, _singular(word)}.isdisjoint(FILLERS | self._ordinary)
 
     def topic(self, word: str) -> str | None:
-        """Return the attribute that a word is about without naming a value: "cars" are traffic."""
+        """Return the attribute that a word refers to without naming a value: "cars" is traffic."""
         keys = self._topics.get(_singular(word), ())
         return keys[0] if len(keys) == 1 and not self.meanings(word)[1:] else None
 
     def class_of(self, text: str) -> str | None:
-        """Return the class that a text names by a plural, singular or part of its name, or None."""
+        """Return the one class that a text names, also by a plural or part of its name, or None."""
         named = self.read(text)[0].get(self.vocabulary.class_attribute or "", ())
         return named[0] if len(named) == 1 else None
 
     def meanings(self, word: str) -> list[str]:
-        """Return the "attribute=value" that a word may stand for that alone names no value."""
+        """Return the "attribute=value" readings of an ambiguous word; [] if it names one value."""
         attributes = self.vocabulary.attributes.items()
         if _plain(word) in self._phrases:
             return []
         return [f"{key}={word}" for key, values in attributes if word in values]
 
     def near(self, words: Iterable[str]) -> list[str]:
-        """Return up to three words of the vocabulary that look like these."""
+        """Return up to three words of the vocabulary that are similar to the given ones."""
         texts = [
             text
             for values in self.vocabulary.attributes.values()
@@ -130,7 +131,7 @@ class Lexicon:
 
     @cached_property
     def _phrases(self) -> dict[str, Meanings]:
-        """What phrases name. The first to claim one keeps it: captions go before bare values."""
+        """Values by phrase; of equal phrases the first counts, captions before bare values."""
         attributes = self.vocabulary.attributes
         pairs = [(key, value) for key, values in attributes.items() for value in values]
         phrases: dict[str, Meanings] = {}
@@ -173,9 +174,9 @@ class Lexicon:
         return max(len(phrase.split()) for phrase in self._phrases)
 
     def _parts_of_classes(self) -> dict[str, Meanings]:
-        """Return single words of the names of classes, as "mugs", and all classes that have them.
+        """Return single words of class names, and all classes whose names contain them.
 
-        The last words go first: "cones" are traffic cones, and no "cone soup".
+        Last words take precedence: "cone" is "traffic cone", not "cone soup".
         """
         key = self.vocabulary.class_attribute
         if key is None:
@@ -193,7 +194,7 @@ class Lexicon:
 
     @cached_property
     def _topics(self) -> dict[str, tuple[str, ...]]:
-        """Attributes by the words of their names or, of other words, of their values' phrases."""
+        """Attributes by the words of their names and, for other words, of their values' phrases."""
         by_name: dict[str, dict[str, None]] = {}
         by_phrase: dict[str, dict[str, None]] = {}
         for key, values in self.vocabulary.attributes.items():
@@ -207,13 +208,13 @@ class Lexicon:
 
     @cached_property
     def _ordinary(self) -> set[str]:
-        """Words of the vocabulary that name no value: what is drawn, and the attributes."""
+        """Words of the vocabulary that do not name a value: its subjects and attribute names."""
         names = [_spaced(key) for key in self.vocabulary.attributes]
         return {w for text in (*self.vocabulary.subjects, *names) for w in _plain(text).split()}
 
 
 def by_attribute(meanings: Iterable[Meanings]) -> dict[str, tuple[str, ...]]:
-    """Return values by attribute."""
+    """Group the values of several phrases by attribute, without duplicates."""
     attributes: dict[str, tuple[str, ...]] = {}
     for key, value in (pair for pairs in meanings for pair in sorted(pairs)):
         attributes[key] = tuple(dict.fromkeys((*attributes.get(key, ()), value)))
@@ -225,12 +226,12 @@ def _plain(text: str) -> str:
 
 
 def _spaced(value: str) -> str:
-    """Return a value as people write it: "traffic-cone" as "traffic cone"."""
+    """Replace hyphens and underscores by blanks: "traffic-cone" is "traffic cone"."""
     return value.replace("-", " ").replace("_", " ")
 
 
 def _singular(word: str) -> str:
-    """Return what a word and its English plural have in common: "leaf" and "leaves" are "leav"."""
+    """Return the common stem of a word and its English plural: "leav" for "leaf" and "leaves"."""
     if word in PLURALS:
         return PLURALS[word]
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):

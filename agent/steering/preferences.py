@@ -1,9 +1,9 @@
-"""Preferences of a person for the plans of a session, and what became of them.
+"""Preferences of the user for the plans of a session, and their effects.
 
-A `Preference` names values of attributes and bounds or scales their share of a plan's images. The
-grammar of plain words, the slash commands and a language model in chat all make this object. It is
-journaled as an event `wish`; `forget` takes it back, and `steered` records once per round by how
-much each preference moved the plan. `agent.steering.steer` changes plans accordingly.
+A `Preference` names attribute values and bounds or scales their share of a plan's images. It is
+created by the grammar of plain words, by slash commands, or by a language model in chat, and
+journaled as an event `wish`; an event `forget` withdraws it, and `steered` records once per round
+how each preference changed the plan. `agent.steering.steer` changes plans accordingly.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Kind = Literal[
 ]  # fmt: skip
 # Kinds of events that record preferences and their effects.
 STEERING = (WishEvent, ForgetEvent, AdditionEvent, SteeredEvent)
-# Factor of "more" without "much" or "a bit", and the largest one.
+# Factor of a plain "more", without "much" or "a bit", and the largest factor.
 FACTOR, MAX_FACTOR = 2.0, 10.0
-# Bounds of the share of generated images in a training: photographs and images both count.
+# Bounds of the share of generated images in training: both photographs and images are used.
 SYNTHETIC = (0.05, 0.95)
-# Share of the images that "focus on" asks for.
+# Minimum share of the images for "focus on".
 FOCUS = 0.5
 _WORDS = {
     "more": "more of",
@@ -57,22 +57,22 @@ _WORDS = {
 
 
 class Preference(Record):
-    """What a person wants of every plan from round `since` on.
+    """A preference of the user for every plan from round `since` on.
 
-    The bounds 1 and 0 are constraints: a plan that breaks one is changed or refused. Everything
-    else shifts images between prompts. Without `attributes` it is a note, which only a language
-    model can follow, or sets the share of generated images in trainings, or sizes of rounds.
+    A minimum share of 1 or a maximum share of 0 is a constraint: a plan that violates it is changed
+    or rejected. Other preferences shift images between prompts. Without `attributes` a preference
+    is a note, which only a language model can follow, or sets `synthetic_share` or `schedule`.
 
     Attributes:
         id: Unique in the session, e.g. "w3"; "" before it is journaled.
         attributes: Values by attribute. A prompt matches if it has one of the values of each.
-        min_share: Least share of the images, 0..1; 1: only these.
-        max_share: Greatest share of the images, 0..1; 0: none of these.
-        factor: What the planner's share is multiplied by, 0.1..10.
-        synthetic_share: Of a training's draws of a class, those that are generated images.
-        schedule: The rounds from `since` on.
-        text: The words of the person.
-        since: First round that it holds for.
+        min_share: Minimum share of the images, 0..1. 1: only matching prompts.
+        max_share: Maximum share of the images, 0..1. 0: no matching prompts.
+        factor: Factor on the planner's share, 0.1..10.
+        synthetic_share: Share of generated images among the training samples of a class.
+        schedule: Sizes and slice shares of the rounds from `since` on.
+        text: The user's words.
+        since: First round to which it applies.
     """
 
     id: str = ""
@@ -88,7 +88,7 @@ class Preference(Record):
     @model_validator(mode="before")
     @classmethod
     def _from_journal(cls, data: Any) -> Any:
-        """Read the keys `kind`, `strength` and `share`, which journals hold."""
+        """Convert the keys `kind`, `strength` and `share`, which journals contain."""
         if not isinstance(data, Mapping) or "kind" not in data:
             return data
         fields = dict(data)
@@ -128,7 +128,7 @@ class Preference(Record):
 
     @property
     def kind(self) -> Kind:
-        """The demand in a word, as journals and `say` name it."""
+        """The kind of preference, as used in journals and by `say`."""
         low, high = self.min_share, self.max_share
         if self.synthetic_share is not None:
             return "mix"
@@ -148,34 +148,34 @@ class Preference(Record):
 
     @property
     def is_constraint(self) -> bool:
-        """Whether a plan that breaks it is changed or refused."""
+        """Whether a plan that violates it is changed or rejected."""
         return bool(self.attributes) and (self.min_share == 1 or self.max_share == 0)
 
     @property
     def has_share(self) -> bool:
-        """Whether it bounds a share of the images without being a constraint."""
+        """Whether it bounds the share of the images without being a constraint."""
         return bool(self.attributes) and self.factor is None and not self.is_constraint
 
     @property
     def share(self) -> float | None:
-        """The bound of a share, the lower one of two; None where the kind says it."""
+        """The minimum share or else the maximum share; None if the kind implies it."""
         if self.kind in ("only", "avoid", "focus"):
             return None
         return self.max_share if self.min_share is None else self.min_share
 
     @property
     def strength(self) -> float:
-        """How strongly it scales a share, 1..10: the factor, or its inverse below 1."""
+        """The strength of the scaling, 1..10: the factor, or its inverse if it is below 1."""
         factor = self.factor or FACTOR
         return factor if factor >= 1 else 1 / factor
 
     @property
     def name(self) -> str:
-        """What it is about, in the form of slices."""
+        """The name of the slice that it concerns, or its quoted text if it has no attributes."""
         return slice_name(self.attributes) if self.attributes else quote(self.text, 80)
 
     def say(self) -> str:
-        """Return the preference in a few words."""
+        """Describe the preference in a few words."""
         if self.kind == "note":
             return quote(self.text, 200)
         if self.synthetic_share is not None:
@@ -186,7 +186,7 @@ class Preference(Record):
         return f"{_WORDS[self.kind].format(self.share, self.max_share)} {self.name}{times}"
 
     def matches(self, prompt: PromptDraft | PromptSpec, vocabulary: Vocabulary) -> bool:
-        """Return whether a prompt is one of those that the preference is about."""
+        """Return whether a prompt has the attribute values that the preference concerns."""
         values = prompt.attributes
         if not self.attributes.keys() <= values.keys():
             values = {**vocabulary.parse(prompt.text), **values}
@@ -197,21 +197,21 @@ class Preference(Record):
 
 
 class Addition(Record):
-    """A prompt that a person adds to the next plan."""
+    """A prompt that the user adds to the next plan."""
 
     id: str
     prompt: PromptDraft
 
 
 class PreferenceEffect(Record):
-    """What became of a preference.
+    """The effect of a preference.
 
     Attributes:
         preference: Id of the preference; `wish` in journals.
-        before: Share of the images that it is about before steering, 0..1.
-        after: The same after steering, or in the latest plan.
-        score_before: Accuracy on its slice before its first plan, where measured.
-        score_after: The same after its latest plan.
+        before: Share of matching images before steering, 0..1.
+        after: Share of matching images after steering, or in the latest plan, 0..1.
+        score_before: Accuracy on its slice before its first plan, if measured.
+        score_after: Accuracy on its slice after its latest plan, if measured.
     """
 
     model_config = ConfigDict(validate_by_name=True)
@@ -227,7 +227,7 @@ class PreferenceEffect(Record):
         return {"wish": self.preference, "before": self.before, "after": self.after}
 
     def say(self) -> str:
-        """Return shares, and scores where they were measured, in one line."""
+        """Describe the change of the share and, if measured, of the accuracy in one line."""
         line = f"{self.before:.0%} -> {self.after:.0%} of images"
         if self.score_before and self.score_after:
             old, new = self.score_before, self.score_after
@@ -249,7 +249,7 @@ def bounds(kind: str, share: float | None = None, strength: float = FACTOR) -> d
 
 
 def opposed(one: Preference, other: Preference) -> bool:
-    """Return whether no plan can follow both of two preferences about the same data."""
+    """Return whether two preferences for the same attribute values contradict each other."""
     if not one.attributes or one.attributes != other.attributes:
         return False
     low = max(p.min_share or 0.0 for p in (one, other))
@@ -259,19 +259,19 @@ def opposed(one: Preference, other: Preference) -> bool:
 
 
 def _direction(preference: Preference) -> int:
-    """Return 1 for one that wants more of its data, -1 for less, 0 for one that bounds a share."""
+    """Return 1 if a preference increases its share, -1 if it decreases it, 0 if it bounds it."""
     if preference.factor is not None:
         return 1 if preference.factor >= 1 else -1
     return {"only": 1, "focus": 1, "avoid": -1}.get(preference.kind, 0)
 
 
 def slice_name(attributes: Mapping[str, Sequence[str]]) -> str:
-    """Return values by attribute in the form of slices, several values joined by "|"."""
+    """Return the slice name of attribute values; several values of one are joined by "|"."""
     return slice_key({key: "|".join(values) for key, values in attributes.items()})
 
 
 def active_preferences(events: Iterable[Event]) -> list[Preference]:
-    """Return the preferences that hold, the oldest first."""
+    """Return the preferences that have not been withdrawn, oldest first."""
     active: dict[str, Preference] = {}
     for event in events:
         if isinstance(event, WishEvent):
@@ -283,19 +283,19 @@ def active_preferences(events: Iterable[Event]) -> list[Preference]:
 
 
 def all_preferences(events: Iterable[Event]) -> list[Preference]:
-    """Return all preferences, those that were taken back too, the oldest first."""
+    """Return all preferences, including withdrawn ones, oldest first."""
     stored = (event.wish for event in events if isinstance(event, WishEvent))
     return [Preference.model_validate(fields) for fields in stored]
 
 
 def synthetic_share(events: Iterable[Event], number: int) -> float | None:
-    """Return the share of generated images that a person wants in the training of a round."""
+    """Return the share of generated images that the user sets for a round's training, or None."""
     shares = [p.synthetic_share for p in active_preferences(events) if p.since <= number]
     return next((share for share in reversed(shares) if share is not None), None)
 
 
 def additions(events: Iterable[Event]) -> list[Addition]:
-    """Return the additions that no plan has taken up yet."""
+    """Return the additions that are not part of a plan yet."""
     waiting: dict[str, Addition] = {}
     for event in events:
         if isinstance(event, AdditionEvent):
@@ -312,7 +312,7 @@ def additions(events: Iterable[Event]) -> list[Addition]:
 def effects(
     preferences: Sequence[Preference], events: Sequence[Event], past: Sequence[Round]
 ) -> list[tuple[Preference, PreferenceEffect]]:
-    """Return what became of each preference that was in a plan whose round was measured."""
+    """Return the effect of each preference that was applied in an evaluated round."""
     reports = {r.number: r.report for r in past if r.report}
     pairs = []
     for preference in preferences:
@@ -344,12 +344,12 @@ def effects(
 
 
 def say_effects(pairs: Iterable[tuple[Preference, PreferenceEffect]]) -> list[str]:
-    """Return one line for each preference and its effect."""
+    """Return one line for each preference with its effect."""
     return [f"{p.id} {p.say()}: {effect.say()}" for p, effect in pairs]
 
 
 def say_preferences(preferences: Sequence[Preference]) -> list[str]:
-    """Return preferences for a language model: notes, then preferences, then constraints."""
+    """Describe preferences to a language model: notes, then preferences, then constraints."""
     lines = [f"from now on: {p.text}" for p in preferences if p.kind == "note"]
     for head, is_constraint in (("prefer in every plan", False), ("every plan must", True)):
         texts = [p.say() for p in preferences if p.attributes and p.is_constraint == is_constraint]
@@ -361,6 +361,6 @@ def say_preferences(preferences: Sequence[Preference]) -> list[str]:
 def _by_class(
     prompt: PromptDraft | PromptSpec, key: str, values: Sequence[str], vocabulary: Vocabulary
 ) -> bool:
-    """Return whether a prompt that names no value of the class attribute matches by its class."""
+    """Return whether a prompt without a value of the class attribute matches by its class."""
     classes = {vocabulary.class_of[value] for value in values if value in vocabulary.class_of}
     return key == vocabulary.class_attribute and prompt.class_name in classes

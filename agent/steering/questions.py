@@ -1,6 +1,6 @@
-"""Questions in plain words: each is about a topic, which a slash command answers from the records.
+"""Questions in plain words: each has a topic, which a slash command answers from the records.
 
-The first topic counts that has a pattern in the question, so special ones go before general ones.
+A question has the first topic with a matching pattern, so special topics precede general ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.steering.arguments import number_of_text
 from agent.steering.lexicon import FILLERS, Lexicon
 from agent.steering.preferences import slice_name
 
-# What questions begin with.
+# Beginnings of questions.
 ASKS = re.compile(
     r"(?:what|which|where|who|whose|how|when|why|is|are|am|was|were|does|did|has|have|should|shall"
     r"|do (?:you|we|i)|(?:can|may) i (?:stop|end|quit)|(?:would|will)(?! (?:you|we|i)\b)|tell me"
@@ -74,15 +74,15 @@ _TOPICS = tuple(
          r"happening|best\b|rounds?\b"),
     )
 )  # fmt: skip
-# Verbs of requests that are answered as questions are.
+# Verbs of requests that are answered like questions.
 _ASKED = ("compare", "tell", "explain", "export", "download")
 _SINCE = re.compile(r"\b(?:since|after|than|from|compared|against|with|over)\b")
 _BEST = re.compile(r"\b(?:best|help\w* (?:the )?most|most helpful|worked|gain\w*)\b")
-# Topics that can be about a slice, and others that never are: "how many images are left?" Of the
-# rest a named slice leaves its scores.
+# Topics that can refer to a slice, and topics that never do ("how many images are left?"). With
+# other topics a question that names a slice asks for its scores.
 _OF_SLICES = ("why", "plan", "failures")
 _OF_NO_SLICE = ("help", "last", "worth", "synthetic", "budget", "files", "prompts")
-# Words of the patterns, and words beside them that change no question.
+# Words of the patterns, and further words that do not change the meaning of a question.
 _KNOWN = frozenset(re.findall(r"[a-z]+", " ".join(p.pattern for _, p in (*_TOPICS, ("", ASKS)))))
 _BESIDE = (
     "anything avoid balanced batch been before choose chose did ended failures getting like look "
@@ -92,7 +92,7 @@ _KNOWN |= frozenset(_BESIDE.split())
 
 
 class Question(NamedTuple):
-    """The slash command that answers a question, "" for none, and its words without a meaning."""
+    """The slash command that answers a question, "" for none, and the question's unknown words."""
 
     command: str
     unknown: tuple[str, ...] = ()
@@ -101,13 +101,13 @@ class Question(NamedTuple):
 def question(
     line: str, named: Mapping[str, Sequence[str]], lexicon: Lexicon, is_request: bool = False
 ) -> Question | None:
-    """Return what a line in lower case asks, or None where it is no question.
+    """Parse a question; None if the line is not one.
 
     Args:
-        line: With a question mark, if it has one.
-        named: Values of the target that the line names.
-        lexicon: The words of the target.
-        is_request: Whether it asks to be shown something, or names it in a word or two.
+        line: The line in lower case, with its question mark, if any.
+        named: Values of the target that the line names, by attribute.
+        lexicon: Phrases of the target.
+        is_request: Whether to parse it as a request such as "show the plan" or "budget".
     """
     words = [_corrected(word) for word in re.findall(r"[\w=-]+", line)]
     text = " ".join(words)
@@ -145,7 +145,7 @@ def question(
 
 
 def _is_known(word: str) -> bool:
-    """Return whether a word, or one that it is a form of, has a meaning in questions."""
+    """Return whether a word, or its base form, has a meaning in questions."""
     forms = {
         word,
         f"{word}s",
@@ -158,7 +158,7 @@ def _is_known(word: str) -> bool:
 
 
 def _corrected(word: str) -> str:
-    """Return the known word that a word of a question comes very near to, or itself."""
+    """Return the known word that is very similar to a misspelt one, or the word itself."""
     if len(word) < 5 or _is_known(word):
         return word
     return next(iter(difflib.get_close_matches(word, _KNOWN, n=1, cutoff=0.85)), word)
@@ -176,9 +176,9 @@ _ABOUT_MIX = (
 
 
 def mix_command(line: str, tokens: Sequence[Token]) -> str | None:
-    """Return the command for another share of generated images in trainings, or None.
+    """Return the command that changes the share of generated images in training, or None.
 
-    tokens: the words of demands in the line, see `grammar.tokens_of`.
+    tokens: Tokens of the demands in the line, see `grammar.tokens_of`.
     """
     kinds = {match.lastgroup for match in _MIXES.finditer(line)}
     demands = [t for t in tokens if t.type in ("MORE", "FEWER", "SHARE")]

@@ -1,16 +1,16 @@
-"""How plans come to follow preferences.
+"""Adjust plans to user preferences.
 
-With s the share of a planner's images that a preference is about and k its strength, the share
-becomes
+Let s be the share of a planner's images that match a preference, and k the strength of the
+preference. The share becomes
 
-    more      max(k s, k / 20), at most 0.9
+    more      k max(s, 0.05), at most 0.9 and at least s
     fewer     s / k
     a share   s clipped to min_share..max_share
 
-The images that move are taken from all other prompts in proportion to their counts, and go to
-prompts drawn from the attribute distribution, class by class, so a preference on brightness leaves
-the shares of the classes as they are. Preferences with a share come last, and spare what the others
-of them name.
+Images are taken from all other prompts (or, if the share falls, from the matching ones) in
+proportion to their counts. They are replaced by prompts drawn from the attribute distribution,
+class by class, so that a preference on brightness does not change the shares of the classes.
+Preferences with a share are applied last, and avoid moving images that match another of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 
 _LEAST, _MOST = 0.05, 0.9
-# By how much a plan may miss a wanted share before it counts as not followed.
+# Deviation from a preferred share above which a preference counts as not followed.
 _MISSED = 0.1
 
 
@@ -45,15 +45,15 @@ def steer(
     images_per_prompt: int,
     seed: str,
 ) -> tuple[PlanDraft, tuple[PreferenceEffect, ...]]:
-    """Change a planner's draft so that it follows preferences; its number of images is kept.
+    """Adjust a planner's draft to preferences without changing its number of images.
 
     Args:
         draft: The planner's draft.
-        preferences: Those that hold; their constraints must leave something, see `possible`.
-        distribution: Combinations of attributes that may be drawn.
-        vocabulary: Of the target.
-        images_per_prompt: For new prompts.
-        seed: Of the draws; the same arguments give the same draft.
+        preferences: Active preferences. Their constraints must be satisfiable, see `possible`.
+        distribution: Attribute combinations that can be drawn.
+        vocabulary: Vocabulary of the target.
+        images_per_prompt: Maximum number of images per new prompt.
+        seed: Seed for new prompts; equal arguments give equal drafts.
 
     Returns:
         The draft, and for each preference the share of images before and after.
@@ -66,7 +66,7 @@ def steer(
     steering = _Steering(followed, rows, vocabulary, images_per_prompt, rng)
     prompts = steering.without_broken(list(draft.prompts))
     bounded = [p for p in followed if p.has_share]
-    # One with a share may move what another one counts, so these have a second and third turn.
+    # Preferences with a share interact, so they are applied three times if there are several.
     turns = bounded * (3 if len(bounded) > 1 else 1)
     for preference in (*(p for p in followed if p.factor is not None), *turns):
         prompts = steering.shifted(prompts, preference)
@@ -76,7 +76,7 @@ def steer(
 
 @dataclass(frozen=True)
 class _Steering:
-    """Moves images between the prompts of one draft; rows: what constraints leave to draw."""
+    """Moves images between the prompts of one draft; rows: combinations allowed by constraints."""
 
     preferences: Sequence[Preference]
     rows: Sequence[AttributeCombination]
@@ -85,7 +85,7 @@ class _Steering:
     rng: random.Random
 
     def without_broken(self, prompts: list[PromptDraft]) -> list[PromptDraft]:
-        """Replace the prompts that break a constraint."""
+        """Replace the prompts that violate a constraint."""
         kept = [p for p in prompts if not breaks(p, self.preferences, self.vocabulary)]
         if len(kept) == len(prompts) or not self.rows:
             return prompts
@@ -93,7 +93,7 @@ class _Steering:
         return kept + self._draw(self.rows, replaced, "instead of what the user does not want")
 
     def shifted(self, prompts: list[PromptDraft], preference: Preference) -> list[PromptDraft]:
-        """Return prompts with the share that a preference asks for, as far as others allow."""
+        """Return prompts with the target share of a preference, as far as other ones allow."""
         matching = [p for p in prompts if preference.matches(p, self.vocabulary)]
         others = [p for p in prompts if not preference.matches(p, self.vocabulary)]
         n_matching, total = _n_images(matching), _n_images(prompts)
@@ -129,7 +129,10 @@ class _Steering:
     def _draw(
         self, rows: Sequence[AttributeCombination], replaced: Sequence[PromptDraft], why: str
     ) -> list[PromptDraft]:
-        """Draw as many images of each class as are replaced, where the rows have that class."""
+        """Draw prompts with as many images of each class as are replaced.
+
+        For a class without rows, all rows are used.
+        """
         counts: Counter[str | None] = Counter()
         for prompt in replaced:
             counts[prompt.class_name] += prompt.count
@@ -145,7 +148,7 @@ class _Steering:
 def add(
     draft: PlanDraft, extra: Sequence[Addition], n_images: int, vocabulary: Vocabulary
 ) -> PlanDraft:
-    """Return a draft with additions, its other counts lowered so that `n_images` are kept."""
+    """Add prompts to a draft, reducing its other counts so that the total is at most `n_images`."""
     if not extra:
         return draft
     prompts = [addition.prompt for addition in extra]
@@ -157,14 +160,14 @@ def add(
 def share(
     preference: Preference, prompts: Sequence[PromptDraft | PromptSpec], vocabulary: Vocabulary
 ) -> float:
-    """Return the share of images that a preference is about, 0..1; 0 without images."""
+    """Return the share of images that match a preference, 0..1; 0 without images."""
     total = _n_images(prompts)
     matching = _n_images([p for p in prompts if preference.matches(p, vocabulary)])
     return matching / total if total else 0.0
 
 
 def broken(plan: Plan, preferences: Sequence[Preference], vocabulary: Vocabulary) -> list[str]:
-    """Return how a plan breaks constraints; an empty list if it keeps them."""
+    """Return the constraints that a plan violates, in words; empty if there are none."""
     problems = []
     for preference in preferences:
         wrong = [p for p in plan.prompts if breaks(p, [preference], vocabulary)]
@@ -180,7 +183,7 @@ def broken(plan: Plan, preferences: Sequence[Preference], vocabulary: Vocabulary
 def ignored(
     plan: Plan, before: Plan | None, preferences: Sequence[Preference], vocabulary: Vocabulary
 ) -> list[str]:
-    """Return which preferences a plan does not follow, measured against the plan before it."""
+    """Return the preferences that a plan does not follow, in words; before: the previous plan."""
     problems = []
     for preference in preferences:
         now = share(preference, plan.prompts, vocabulary)
@@ -204,7 +207,7 @@ def ignored(
 def changes_of_share(
     plan: Plan, before: Plan | None, preferences: Sequence[Preference], vocabulary: Vocabulary
 ) -> tuple[PreferenceEffect, ...]:
-    """Return how the shares of preferences changed from one round's plan to that of the next."""
+    """Return the share of each preference in the previous plan and in a plan."""
     old = before.prompts if before else plan.prompts
     return _effects([p for p in preferences if p.attributes], old, plan.prompts, vocabulary)
 
@@ -212,7 +215,7 @@ def changes_of_share(
 def possible(
     preferences: Sequence[Preference], distribution: AttributeDistribution, vocabulary: Vocabulary
 ) -> bool:
-    """Return whether the constraints together leave anything to draw."""
+    """Return whether any attribute combination satisfies all constraints."""
     return bool(_allowed_rows(distribution, preferences, vocabulary))
 
 
@@ -222,7 +225,7 @@ def drawable(
     distribution: AttributeDistribution,
     vocabulary: Vocabulary,
 ) -> bool:
-    """Return whether the constraints of others leave anything to draw of a preference."""
+    """Return whether any combination that matches a preference satisfies all constraints."""
     rows = _variants(_allowed_rows(distribution, preferences, vocabulary), preference, vocabulary)
     return any(not breaks(as_draft(row), preferences, vocabulary) for row in rows)
 
@@ -230,19 +233,19 @@ def drawable(
 def breaks(
     prompt: PromptDraft | PromptSpec, preferences: Sequence[Preference], vocabulary: Vocabulary
 ) -> bool:
-    """Return whether a prompt breaks a constraint among the preferences."""
+    """Return whether a prompt violates a constraint among the preferences."""
     return any(
         p.matches(prompt, vocabulary) == (p.max_share == 0) for p in preferences if p.is_constraint
     )
 
 
 def as_draft(row: AttributeCombination) -> PromptDraft:
-    """Return a prompt for what a row of a palette shows."""
+    """Return a prompt with the attributes and class of a row, and a count of 1."""
     return PromptDraft(class_name=row.class_name, attributes=row.attributes, count=1)
 
 
 def scaled(prompts: Sequence[PromptDraft], total: int) -> list[PromptDraft]:
-    """Return the prompts with counts in the same proportions that add up to `total`."""
+    """Scale the counts of prompts proportionally to add up to `total`; drop those that become 0."""
     if not prompts:
         return []
     counts = shares_to_counts([p.count for p in prompts], total)
@@ -256,7 +259,10 @@ def scaled(prompts: Sequence[PromptDraft], total: int) -> list[PromptDraft]:
 def _allowed_rows(
     distribution: AttributeDistribution, preferences: Sequence[Preference], vocabulary: Vocabulary
 ) -> list[AttributeCombination]:
-    """Return what may be drawn; combinations that no photograph has only where nothing else is."""
+    """Return the combinations that satisfy all constraints.
+
+    Combinations that no photograph has are added only if "only" would leave none.
+    """
     rows = list(distribution.rows)
     for preference in preferences:
         if preference.kind == "only":
@@ -267,7 +273,7 @@ def _allowed_rows(
 def _variants(
     rows: Sequence[AttributeCombination], preference: Preference, vocabulary: Vocabulary
 ) -> list[AttributeCombination]:
-    """Return the rows that match a preference or, if there are none, all rows changed to match."""
+    """Return the rows that match a preference or, if none does, all rows modified to match."""
     matching = [row for row in rows if preference.matches(as_draft(row), vocabulary)]
     return matching or [_changed(row, preference, vocabulary) for row in rows]
 
@@ -318,7 +324,7 @@ def _target_share(preference: Preference, now: float) -> float:
 
 
 def _difference(before: Sequence[PromptDraft], after: Sequence[PromptDraft]) -> list[PromptDraft]:
-    """Return per class how many images were taken away, as prompts without text."""
+    """Return the number of images removed from each class, as prompts without text."""
     taken: Counter[str | None] = Counter()
     for prompt in before:
         taken[prompt.class_name] += prompt.count

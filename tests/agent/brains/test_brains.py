@@ -397,7 +397,7 @@ def test_retry_after_is_honoured(fake_llm: FakeLLM, kind: str) -> None:
 def test_a_pause_of_an_hour_is_not_waited_for(fake_llm: FakeLLM, kind: str) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     fake_llm.answers += [{"status": 429, "headers": {"Retry-After": date}}] * 2
-    with pytest.raises(BrainError, match=r"takes no request for (3600|3599|3598) s"):
+    with pytest.raises(BrainError, match=r"accepts no request for (3600|3599|3598) s"):
         ask(build(f"{kind}:tiny"))
     assert len(fake_llm.requests) == 1
 
