@@ -191,10 +191,10 @@ def write_delivery(
         return None
     first, test = past[0], _Split(folder, settings, target, "test")
     try:
-        one, other = (test.predictions(r.number) for r in (first, compared))
+        predictions = [test.predictions(r.number) for r in (first, compared)]
     except DataError:
         return None
-    (before, figure), (after, _) = test.main(one), test.main(other)
+    (before, figure), (after, _) = map(test.main, predictions)
     metric = words(past[0].report.main_metric)
     average = "Mean score of a photograph" if test.task.needs else "Accuracy"
     delivery = Delivery(
@@ -206,7 +206,7 @@ def write_delivery(
         n_images=sum(r.batch.n_made for r in past if r.batch and r.number <= compared.number),
         changes=figure_changes(
             (metric, before, after, figure),
-            (test.scores(one), test.scores(other)),
+            (test.scores(predictions[0]), test.scores(predictions[1])),
             average if hasattr(test.task, "main_sums") else metric,
             test.slices,
             slices_that_matter(past),

@@ -185,10 +185,11 @@ def measure_speed(
     """
     settings, target = components.settings, components.target
     generator, task = components.generator, components.task
-    wanted = [(prompts[i % len(prompts)], i) for i in range(N_DRAWN)]
+    requests = [(prompts[i % len(prompts)], i) for i in range(N_DRAWN)]
 
     def draw_some(n: int) -> Samples:
-        samples, confidence = draw(wanted[:n], settings.session.seed, generator, target.class_names)
+        seed = settings.session.seed
+        samples, confidence = draw(requests[:n], seed, generator, target.class_names)
         if judge is not None:
             judge.verify(samples, confidence)
         return samples

@@ -76,7 +76,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
                 if tracing_is_enabled():
                     _print(console, "LangSmith traces are sent: LANGSMITH_TRACING is set.")
                 if settings.llm.images and planner_of(settings.brain) is None:
-                    _print(console, f"{settings.brain} is sent photographs: llm.images is set.")
+                    text = f"Photographs are sent to {settings.brain}: llm.images is set."
+                    _print(console, text)
                 end = run_rounds(components)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error

@@ -72,7 +72,7 @@ def says_command(words: str, command: str) -> bool:
     words = plain_words(words)
     stated, given = (set(re.findall(r"\d+(?:\.\d+)?", text)) for text in (words, arguments))
     if given - stated:
-        raise BrainError(f"it meant /{command}, with a number that you did not say")
+        raise BrainError(f"it meant /{command}, with a number that you did not state")
     ways = {way for way, pattern in _WAYS.items() if re.search(rf"\b(?:{pattern})\b", words)}
     is_negated = bool(re.search(r"\b(?:not|never|no)\b", words))
     if name in _WAYS and ways and name not in ways and not is_negated:
@@ -117,4 +117,4 @@ def _check_numbers(preference: Preference, demands: Sequence[Token]) -> None:
         stated += [f for n in stated for f in (1 + n, 1 - n, 1 / (n or 1))]
     for number in given:
         if not any(abs(number - other) < 1e-6 for other in stated):
-            raise BrainError(f"it meant {number:.3g}, which is no number that you said")
+            raise BrainError(f"it meant {number:.3g}, a number that you did not state")

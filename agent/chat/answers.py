@@ -128,10 +128,10 @@ def plan_summary(
         vocabulary: Vocabulary of the target.
     """
     now, old = value_shares(plan), value_shares(before) if before else {}
-    wanted = [plan.hypothesis.slice] if plan.hypothesis else []
-    wanted += [p.name for p in preferences if p.attributes]
-    wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
-    names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
+    slices = [plan.hypothesis.slice] if plan.hypothesis else []
+    slices += [p.name for p in preferences if p.attributes]
+    slices += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
+    names = list(dict.fromkeys(name for name in slices if slice_attributes(name)))[:_N_BARS]
     size = f"{plural(plan.n_images, 'image')} planned from {plural(len(plan.prompts), 'prompt')}"
     texts = {p.id: p.say() for p in preferences}
     shifts = request.resolved.shifts if request and request.resolved else ()
@@ -377,9 +377,9 @@ def current_share(
     dstm: DstmSettings, past: Sequence[Round], preferences: Sequence[Preference]
 ) -> float | None:
     """Return the share of generated images in the next training; None: chosen in round 1."""
-    wanted = [p.synthetic_share for p in preferences if p.synthetic_share is not None]
+    preferred = [p.synthetic_share for p in preferences if p.synthetic_share is not None]
     chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
-    share = [dstm.synthetic_share, *chosen[-1:], *wanted][-1]
+    share = [dstm.synthetic_share, *chosen[-1:], *preferred][-1]
     return None if share == "auto" else share
 
 

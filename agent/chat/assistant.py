@@ -90,7 +90,7 @@ class ChatAssistant:
         if name == "command":
             words = str(arguments.get("line") or "").lstrip("/").split()
             if not words or words[0] not in _COMMANDS:
-                raise BrainError(f"it called a command that there is not: {' '.join(words)[:80]}")
+                raise BrainError(f"it called an unknown command: {' '.join(words)[:80]}")
             return AssistantReply(command=" ".join(words)[:200])
         answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
         if not answer:
@@ -192,7 +192,7 @@ class ChatAssistant:
             )
             brain = build_probed(name, context, session.journal)
             if not isinstance(brain, brains.ChatBrain):
-                raise BrainError(f"the brain {name} is no chat model")
+                raise BrainError(f"the brain {name} is not a chat model")
             self._model = brain.model
         return self._model
 

@@ -310,7 +310,7 @@ class _Reader:
 
 
 def _clauses(sentence: str) -> Iterator[str]:
-    """Split a sentence at commas and conjunctions into clauses with one stating part each."""
+    """Split a sentence at commas and conjunctions into clauses with one statement each."""
     group = ""
     ends = [match.end() for match in _PARTS.finditer(sentence)]
     for start, end in zip([0, *ends], [*ends, len(sentence)], strict=True):

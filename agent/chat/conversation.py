@@ -74,7 +74,8 @@ class Conversation:
     def say(self, text: str) -> list[Block]:
         """Execute a line and return the reply; a ShapingError becomes a line of style "error"."""
         if len(text) > MAX_CHARS:
-            return [Line(f"That has {len(text)} characters; say it in {MAX_CHARS}.", "error")]
+            text = f"A line of {len(text)} characters is too long; the limit is {MAX_CHARS}."
+            return [Line(text, "error")]
         # The grammar parses pasted lines one by one; a language model reads them as one text.
         lines = [text] if self._assistant.available else text.splitlines()
         return [block for line in map(one_line, lines) if line for block in self._line(line)]

@@ -189,7 +189,7 @@ def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
         for at, token in enumerate(tokens)
         if token.isdecimal() and at and tokens[at - 1] in ("round", "rounds")
     ]
-    found = []
+    figures = []
     for at, token in enumerate(tokens):
         if not _NUMBER.fullmatch(token) or any(at == place for place, _ in rounds):
             continue
@@ -202,8 +202,8 @@ def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
         number = _nearest(rounds, at, tokens)
         is_bound = "to" in (*tokens[at - 1 : at], *tokens[at + 1 : at + 2])
         about = slices or frozenset[str](), number, role
-        found.append(Figure(token, value, digits, sign, *about, is_bound))
-    return found
+        figures.append(Figure(token, value, digits, sign, *about, is_bound))
+    return figures
 
 
 def _role(*sides: Sequence[str]) -> str:

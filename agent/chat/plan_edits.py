@@ -156,7 +156,7 @@ def _changed(draft: PromptDraft, key: str, value: str, vocabulary: Vocabulary) -
 
 
 def _fitted(drafts: list[PromptDraft], fixed: int, n_images: int) -> list[PromptDraft]:
-    """Shrink all drafts but `fixed` in proportion until the counts sum to `n_images` at most."""
+    """Shrink all drafts but `fixed` in proportion to `n_images` in total; drop empty ones."""
     total, left = sum(d.count for d in drafts), n_images - drafts[fixed].count
     others = [d for i, d in enumerate(drafts) if i != fixed]
     if total <= n_images or not others:

@@ -45,7 +45,7 @@ from tools.targets import Target
 
 SCHEDULE = "/budget schedule 100, 300 60% SLICE, 200"
 MADE_BEFORE = Line(
-    "The plan that waits was made before; /approve accepts it as it is, /reject has it made again."
+    "The pending plan was made before; /approve accepts it as it is, /reject requests a new one."
 )
 # More preferences would overload the user and the prompt of a language model.
 MAX_PREFERENCES = 30
@@ -279,7 +279,7 @@ class PreferenceStore:
             ]
         if not chosen:
             if not ids:
-                raise ToolError("There is no preference that could be taken back.")
+                raise ToolError("There is no preference to forget.")
             raise ToolError(unknown("preference", one_line(text, 40), ids))
         known = {p.id: f"{p.id} ({p.say()})" for p in self.active()}
         for name in chosen:
@@ -308,7 +308,7 @@ class PreferenceStore:
         return [
             Line(
                 f"No preference is newer than the plan of round {number}; /undo takes that plan "
-                "back, with all that came of it."
+                "back, with its images and model."
             )
         ]
 

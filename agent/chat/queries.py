@@ -127,7 +127,7 @@ class Queries(Overview):
             report = self.last_report()
             slices = report.slices if report else ()
             accuracy = [estimate_text(s.accuracy) for s in slices if s.key == preference.name]
-            text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
+            text = f"accuracy {accuracy[0]}" if accuracy else "its accuracy is not measured"
             blocks = [Line(f"{preference.name} is not among the failures: {text}")]
         with suppress(DataError):  # no stored predictions
             picture = pictures.of_slice(
@@ -326,8 +326,8 @@ class Queries(Overview):
         if len(past) < 2:
             text = f"Rounds measured: {len(past)}; changes show after the second."
             return [Line(text)]
-        given = [next((r for r in past if str(r.number) == word), None) for word in text.split()]
-        first, last = (*(given or past[:1]), past[-1])[:2]
+        named = [next((r for r in past if str(r.number) == word), None) for word in text.split()]
+        first, last = (*(named or past[:1]), past[-1])[:2]
         if not first or not last or first.number >= last.number:
             numbers = f"{past[0].number} to {past[-2].number}"
             raise ToolError(f"Say a round before the last one: {numbers}.")
@@ -396,7 +396,7 @@ class Queries(Overview):
             return []
         minutes = n_left * sum(done[-1].seconds.values()) / 60
         rounds = f"{n_left} round{'s' if n_left > 1 else ''}"
-        return [Line(f"About {minutes:.1f} min for {rounds} more, as long as the last one each.")]
+        return [Line(f"About {minutes:.1f} min for {rounds} more, by the time of the last one.")]
 
     def _prompt(self, plan: Plan, text: str) -> PromptSpec:
         """Return a prompt by its row in a plan, or by its id from any round."""

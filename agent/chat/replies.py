@@ -44,7 +44,7 @@ def not_taken(
         )
     if result.beside:
         commands = ", ".join(f"/{command}" for command in result.beside)
-        reasons.append(f"Not run, as not all is understood: {commands}.")
+        reasons.append(f"Not run, since the text is not fully understood: {commands}.")
     if taken and result.unknown:
         commands = ", ".join(f"/forget {preference.id}" for preference in taken)
         reasons.append(f"To take back what was understood: {commands}")

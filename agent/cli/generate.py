@@ -71,7 +71,7 @@ def generate(
         classes = ", ".join(target.vocabulary.classes)
         message = f"It names none of the classes: {classes}"
         if meant := Lexicon(target.vocabulary).class_of(prompt):
-            message += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
+            message += f". If {meant} is meant, use that word, which the MTDM has learnt"
         console.print(message, highlight=False, markup=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]

@@ -191,7 +191,7 @@ def ask(
         rejected = [why for why in reasons if why][:_MAX_REJECTED]
         fruitless = 0 if len(kept.texts) > n_before else fruitless + 1
         if fruitless == MAX_FRUITLESS:
-            stopped = f"{fruitless} answers in a row held no new prompt that says what was asked"
+            stopped = f"{fruitless} answers in a row contained no new valid prompt"
     rest = {"n_calls": n_calls, "n_tokens": spending.n_tokens, "stopped": stopped or ""}
     return kept.result(author, **rest)
 

@@ -117,7 +117,7 @@ def _foreign(request: Request, is_local_page: bool) -> str:
         return "A request needs exactly one Host header."
     host = hosts[0].lower()
     if is_local_page and not is_local(re.sub(r":\d+$", "", host)):
-        return "This page is served to this machine alone: use localhost, or an SSH tunnel."
+        return "This page is served to this machine only: use localhost, or an SSH tunnel."
     is_foreign = any(o.lower().partition("://")[2] != host for o in headers.getlist("origin"))
     is_visit = "navigate" in headers.getlist("sec-fetch-mode")
     sites = {"cross-site", "same-site"} & set(headers.getlist("sec-fetch-site"))

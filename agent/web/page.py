@@ -134,12 +134,12 @@ def plan(session: HostedSession | None, name: str) -> str:
         return ""
     expectation = question.expectation
     seconds = expectation.seconds if expectation else None
-    wanted = active_preferences(session.live.session.journal.events(*STEERING))
+    preferences = active_preferences(session.live.session.journal.events(*STEERING))
     return draw(
         "plan",
         question,
         session.plan_mark,
-        [b for b in plan_blocks(question, wanted)[:-1] if isinstance(b, Line)],
+        [b for b in plan_blocks(question, preferences)[:-1] if isinstance(b, Line)],
         _refusal(session),
         session.conversation.vocabulary,
         {p.prompt_id: p.kept_rate for p in expectation.prompts} if expectation else {},

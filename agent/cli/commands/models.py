@@ -88,11 +88,11 @@ def pretrain(
         if from_ is None:
             train(source, settings.pretrain, folder, device, show)
         else:
-            made = _fine_tune(from_, components, chosen, folder, show)
+            fine_tuned = _fine_tune(from_, components, chosen, folder, show)
     if from_ is not None:
         product = "adapter" if lora_only else "joint"
-        console().print_json((made / f"{product}.json").read_text("utf-8"))
-        say(f"{product.capitalize()}: {made}")
+        console().print_json((fine_tuned / f"{product}.json").read_text("utf-8"))
+        say(f"{product.capitalize()}: {fine_tuned}")
         return
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
     _write_card(folder / "pipeline", components)

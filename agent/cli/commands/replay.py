@@ -235,5 +235,5 @@ def fork(
     from agent.session.fork import fork as make
 
     changes = [*(set_ or []), *([f"brain={brain}"] if brain else [])]
-    made = make(home_of(home), name, at, as_, changes)
-    say(f"{made} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {made}")
+    new = make(home_of(home), name, at, as_, changes)
+    say(f"{new} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {new}")
