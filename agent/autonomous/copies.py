@@ -25,7 +25,7 @@ _N_PAIRS = 8
 def write_copies(
     folder: Path, components: Components, past: Sequence[Round]
 ) -> tuple[Copies, bytes] | None:
-    """Search 500 random images of a session for near copies, and write `copies.json`.
+    """Search up to 500 random images of a session for near copies, and write `copies.json`.
 
     Args:
         folder: Folder of the session.
@@ -46,7 +46,7 @@ def write_copies(
 
 
 def copies_of(shards: Sequence[Path], finder: CopyFinder) -> tuple[Copies, bytes]:
-    """Search 500 random images of shards for near copies; also return a PNG of closest pairs."""
+    """Search up to 500 random images of shards for near copies; also return a PNG of pairs."""
     images = StoredImages(shards)
     rows = np.random.default_rng(0).permutation(len(images))[:_N_MOST]
     samples = images.take(np.sort(rows))
