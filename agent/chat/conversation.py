@@ -211,7 +211,7 @@ class Conversation:
     def _parsed(self, line: str, result: ParseResult) -> list[Block]:
         """Execute plain words as the grammar parsed them."""
         if result.command == "approve" and self.live.question is None:
-            return [Line("No plan waits for your approval.")]
+            return [Line("Nothing waits for your approval.")]
         asks = (result.command or "").startswith(
             ("failures", "classes", "status", "changes", "why")
         )
