@@ -249,7 +249,8 @@ class SessionRegistry:
                 mode = "elsewhere"
                 if beat := now.heartbeat:
                     place = f"round {beat.round}: {beat.stage}" if beat.stage else beat.why
-                    status = f"{state} in process {beat.holder.pid} on {beat.holder.host}, {place}"
+                    status = f"{state} in process {beat.holder.pid} on {beat.holder.host}"
+                    status += f", {place}" if place else ""
                     done, total = beat.done, beat.total
         return SessionSnapshot(
             name=name,
