@@ -1,1 +1,1 @@
-"""Sessions that run by themselves, in front of a terminal or in the background."""
+"""Unattended sessions, at a terminal or in the background."""

@@ -1,4 +1,4 @@
-"""Near copies among the images of a session; copies.json lies beside the report."""
+"""Search for near copies of photographs among generated images; the result is in copies.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.data.stored_images import StoredImages
 from tools.models.copies import CopyFinder
 
 FILE = "copies.json"
-# Images, so that the time does not grow with a session.
+# Most images that are searched, which bounds the time; pairs in the picture.
 _N_MOST = 500
 _N_PAIRS = 8
 
@@ -25,15 +25,16 @@ _N_PAIRS = 8
 def write_copies(
     folder: Path, components: Components, past: Sequence[Round]
 ) -> tuple[Copies, bytes] | None:
-    """Look for near copies among at most 500 images of a session, at random, and write the result.
+    """Search up to 500 random images of a session for near copies, and write `copies.json`.
 
     Args:
-        folder: Of the session.
-        components: With the photographs that the generator was trained on.
+        folder: Folder of the session.
+        components: Components of the session; their copy finder has the training photographs.
         past: All rounds.
 
     Returns:
-        What was found, and a PNG of the closest pairs; None where nothing is looked for.
+        The result and a PNG of the closest pairs; None if `audit.copies` is off or there are no
+        images.
     """
     shards = shards_of(folder, past)
     if components.settings.audit.copies == "off" or not shards:
@@ -45,7 +46,7 @@ def write_copies(
 
 
 def copies_of(shards: Sequence[Path], finder: CopyFinder) -> tuple[Copies, bytes]:
-    """Return near copies among the images of shards, and a PNG of the closest pairs."""
+    """Search up to 500 random images of shards for near copies; also return a PNG of pairs."""
     images = StoredImages(shards)
     rows = np.random.default_rng(0).permutation(len(images))[:_N_MOST]
     samples = images.take(np.sort(rows))
@@ -69,5 +70,5 @@ def copies_of(shards: Sequence[Path], finder: CopyFinder) -> tuple[Copies, bytes
 
 
 def read_copies(folder: Path) -> Copies | None:
-    """Return what the last report of a session said; None where it said nothing."""
+    """Return the result stored by the last report of a session; None: there is none."""
     return read_record(folder / FILE, Copies)

@@ -1,6 +1,6 @@
-"""What a session delivers: the best round, and what its images changed, from the sealed test.
+"""The delivered round of a session, and the effect of its images on the sealed test.
 
-delivery.json lies beside the report, and is written anew with it.
+The result, delivery.json, lies beside the report and is rewritten with it.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from tools.tasks import Task
 
 @dataclass(frozen=True)
 class _Split:
-    """The photographs of a split, as the models of a session predict them.
+    """The photographs of a split, with the stored predictions of the models of a session.
 
     Attributes:
-        folder: Of the session.
-        settings: Of the session.
-        target: Whose photographs they are.
-        name: Of the split.
+        folder: Folder of the session.
+        settings: Settings of the session.
+        target: Target with the photographs.
+        name: Name of the split.
     """
 
     folder: Path
@@ -60,27 +60,27 @@ class _Split:
 
     @cached_property
     def samples(self) -> Samples:
-        """The photographs."""
+        """The photographs of the split."""
         return self.target.split(self.name)
 
     @cached_property
     def task(self) -> Task:
-        """What the models predict."""
+        """Task of the models."""
         return tasks.build(self.settings.dstm.task)
 
     @property
     def groups(self) -> NDArray[np.str_] | None:
-        """Name of each photograph's group, (n,); None where the target has none."""
+        """Name of each photograph's group, (n,); None: the target has no groups."""
         return np.array(self.samples.groups) if self.samples.groups else None
 
     @cached_property
     def slices(self) -> SliceTable:
-        """Rows of the photographs of each slice that is measured."""
+        """Rows of the photographs of each evaluated slice."""
         feedback = self.settings.feedback
         return slice_table(self.samples.attributes, feedback.slices, max(1, feedback.n_min))
 
     def predictions(self, number: int) -> NDArray[Any]:
-        """Return the predictions of a round; raises DataError for those of other photographs."""
+        """Return the predictions of a round; raises DataError if the photographs have changed."""
         stored = read_predictions(self.folder, number, self.name)
         if list(stored.ids) != list(self.samples.ids):
             raise DataError(
@@ -93,9 +93,9 @@ class _Split:
         return self.task.scores(predictions, self.samples)
 
     def main(self, predictions: NDArray[Any]) -> tuple[NDArray[np.float64], Figure]:
-        """Return what photographs add to the main figure, and the figure.
+        """Return per-photograph statistics of the main figure, and the figure of their sums.
 
-        Of a task that does not say, that is the mean of their scores.
+        Tasks without `main_sums` use the mean score.
         """
         if of_task := getattr(self.task, "main_sums", None):
             names = label_names(self.target, self.task)
@@ -105,7 +105,7 @@ class _Split:
         return score_sums(self.scores(predictions))
 
     def by_rule(self, predictions: NDArray[Any]) -> tuple[NDArray[np.float64], Figure]:
-        """Return the same of the figure that `session.deliver` goes by."""
+        """Return the same for the figure by which `session.deliver` compares rounds."""
         if not self.slices:
             return self.main(predictions)
         worst = slice_sums(self.scores(predictions), list(self.slices.values()))
@@ -115,11 +115,11 @@ class _Split:
 def chosen_round(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Round | None:
-    """Return the round that is delivered, None without a measured one.
+    """Return the round that is delivered; None: no round is evaluated.
 
-    The best by `session.deliver` on feedback or, of rounds that are as good within one standard
-    error of the paired difference (the rule of Breiman et al. 1984), that with the fewest images:
-    the highest of several noisy figures is often no better than round 0.
+    It is the earliest round, with the fewest images, within one standard error of the paired
+    difference from the best by `session.deliver` on feedback (Breiman et al. 1984): the highest of
+    several noisy figures is often no better than round 0.
     """
     rule = settings.session.deliver
     best = delivered_round(past, rule)
@@ -138,10 +138,10 @@ def chosen_round(
 
 
 def no_gain(session: Session, target: Target) -> Ending | None:
-    """Return the ending by `limits.no_gain`, where it forbids another round.
+    """Return the ending by `limits.no_gain`; None: another round is allowed.
 
-    None of the last rounds is better than the best one before them, by the interval of their paired
-    difference on the feedback photographs.
+    The limit is reached if no interval of the paired differences between the last rounds and the
+    best round before them, on the feedback photographs, is above zero.
     """
     n, settings = session.settings.limits.no_gain, session.settings
     past = [r for r in session.rounds() if r.number <= session.n_done()]
@@ -172,16 +172,16 @@ def no_gain(session: Session, target: Target) -> Ending | None:
 def write_delivery(
     folder: Path, settings: Settings, target: Target, past: Sequence[Round]
 ) -> Delivery | None:
-    """Compare the best round with images with round 0, and write what came of it.
+    """Compare the best round with images to round 0 on the sealed test, and write the result.
 
     Args:
-        folder: Of the session.
-        settings: Of the session.
-        target: Whose test split is read.
+        folder: Folder of the session.
+        settings: Settings of the session.
+        target: Target whose test split is read.
         past: All rounds.
 
     Returns:
-        None without a round 0, without a measured round with images, and without their predictions.
+        The result; None: round 0, a round with images, or their predictions are missing.
     """
     rule = settings.session.deliver
     delivered = compared = chosen_round(folder, settings, target, past)
@@ -191,10 +191,10 @@ def write_delivery(
         return None
     first, test = past[0], _Split(folder, settings, target, "test")
     try:
-        one, other = (test.predictions(r.number) for r in (first, compared))
+        predictions = [test.predictions(r.number) for r in (first, compared)]
     except DataError:
         return None
-    (before, figure), (after, _) = test.main(one), test.main(other)
+    (before, figure), (after, _) = map(test.main, predictions)
     metric = words(past[0].report.main_metric)
     average = "Mean score of a photograph" if test.task.needs else "Accuracy"
     delivery = Delivery(
@@ -206,7 +206,7 @@ def write_delivery(
         n_images=sum(r.batch.n_made for r in past if r.batch and r.number <= compared.number),
         changes=figure_changes(
             (metric, before, after, figure),
-            (test.scores(one), test.scores(other)),
+            (test.scores(predictions[0]), test.scores(predictions[1])),
             average if hasattr(test.task, "main_sums") else metric,
             test.slices,
             slices_that_matter(past),

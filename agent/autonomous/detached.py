@@ -1,10 +1,10 @@
-"""Sessions in the background that outlive the terminal, and the process that supervises them.
+"""Background sessions that outlive the terminal, and the watcher that supervises them.
 
     python -m agent.autonomous.detached HOME NAME
 
-The watcher runs `shaping resume NAME` and restarts it when it was killed or its heartbeat stopped,
-up to three times in a row without progress; finished work is never lost by that. A session that
-ended since its disk is full is started again when there is space.
+The watcher runs `shaping resume NAME` and restarts it if it was killed or its heartbeat stopped, up
+to three times in a row without progress; finished work is kept. A session that ended because its
+disk is full is restarted once there is space.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from memory.errors import SessionError
 MAX_RESTARTS = 3
 LOOK_EVERY_S = 1.0
 _START_S = 60.0
-# While a disk is full, between two attempts to write to it.
+# Seconds between two attempts to write to a full disk.
 DISK_EVERY_S = 5.0
 _PROBE_BYTES = 1 << 20
 # Exit codes after which a restart would not help, see agent.cli.app.
@@ -38,7 +38,7 @@ _STORAGE = 3
 
 
 class Started(NamedTuple):
-    """A session in the background: its name, its watcher's number, and its log."""
+    """A background session: its name, process id of its watcher, and its log."""
 
     name: str
     pid: int
@@ -49,8 +49,8 @@ def start(settings: Settings) -> Started:
     """Start or resume a session in the background; return at its first heartbeat.
 
     Raises:
-        SessionError: It ends before that.
-        ShapingError: Whatever `open_session` raises.
+        SessionError: It ends before its first heartbeat.
+        ShapingError: As of `open_session`.
     """
     name = settings.session.name or next_name(settings.home, settings.stem)
     home = settings.home.resolve()
@@ -78,7 +78,7 @@ def start(settings: Settings) -> Started:
 
 
 def watch(home: Path, name: str) -> int:
-    """Run a session until it ends by itself; return its exit code, 1 after too many restarts."""
+    """Run a session until it needs no restart; return its exit code, 1 after too many restarts."""
     folder = folder_of(home, name)
     command = [sys.executable, "-m", "agent.cli.app", "resume", name, "--home", str(home)]
     n_in_a_row, progress = 0, -1
@@ -99,7 +99,7 @@ def watch(home: Path, name: str) -> int:
         if code == _STORAGE:
             is_full = first = _disk_is_full(folder)
             if is_full:
-                _say("The disk is full; the session goes on when there is space.")
+                _say("The disk is full; the session is restarted when there is space.")
             while is_full:
                 terminated.wait(DISK_EVERY_S)
                 if _is_to_end(folder, terminated):
@@ -108,18 +108,18 @@ def watch(home: Path, name: str) -> int:
             if is_full is None:
                 return code
             if first:
-                _say("There is space again; the session is started.")
+                _say("There is space again; the session is restarted.")
                 continue
         before, progress = progress, _n_bytes(folder / "journal.jsonl")
         n_in_a_row = n_in_a_row + 1 if progress <= before else 1
         if n_in_a_row > MAX_RESTARTS:
-            _say(f"It was started {MAX_RESTARTS} times without progress; given up.")
+            _say(f"Given up after {MAX_RESTARTS} starts without progress.")
             return 1
-        _say(f"The session ended with exit code {code}; it is started again.")
+        _say(f"The session ended with exit code {code}; it is restarted.")
 
 
 def _wait(child: subprocess.Popen[bytes], folder: Path) -> int:
-    """Wait for the end of a run; kill it when its heartbeat stops."""
+    """Wait for the end of a run and return its exit code; kill it if its heartbeat stops."""
     while True:
         try:
             return child.wait(LOOK_EVERY_S)
@@ -136,7 +136,7 @@ def _is_to_end(folder: Path, terminated: threading.Event) -> bool:
 
 
 def _disk_is_full(folder: Path) -> bool | None:
-    """Return whether a disk is full; None where a folder cannot be written for another reason."""
+    """Return whether the disk of a folder is full; None: it cannot be written for other reasons."""
     path = folder / ".watcher"
     try:
         with path.open("wb") as handle:

@@ -1,4 +1,4 @@
-"""`shaping run --dry-run`: settings, first plan, and the estimated cost; nothing is kept."""
+"""`shaping run --dry-run`: print settings, first plan and estimated cost, without a session."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tools.train_dstm import train_model
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Images and training steps that measure the speed where no earlier session gives it.
+# Images and training steps that measure the speed if no earlier session provides it.
 N_DRAWN, N_STEPS = 8, 5
 _PROMPTS_SHOWN = 12
 
@@ -45,10 +45,10 @@ class Speed(NamedTuple):
     Attributes:
         image_s: Seconds per image.
         step_s: Seconds per training step.
-        rest_s: Seconds of the rest of a round.
+        rest_s: Seconds of all other stages of a round.
         tokens: Tokens per round; None: unknown.
         usd: US dollars per round; None: unknown.
-        source: Where the figures come from.
+        source: Origin of the figures.
     """
 
     image_s: float
@@ -60,7 +60,7 @@ class Speed(NamedTuple):
 
 
 def show(settings: Settings, console: Console) -> None:
-    """Print the plan and the estimate of a session; writes nothing but the target's cache."""
+    """Print settings, first plan and estimate of a session; only the cache of data is written."""
     resolved = yaml.safe_dump(
         settings.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
     )
@@ -99,7 +99,7 @@ def show(settings: Settings, console: Console) -> None:
 
 @contextmanager
 def leave_no_home(home: Path) -> Iterator[None]:
-    """Remove a home folder that the block makes, but for notes on the data."""
+    """Remove a home folder created by the block, except for notes on the data."""
     existed = home.exists()
     try:
         yield
@@ -110,13 +110,13 @@ def leave_no_home(home: Path) -> Iterator[None]:
                 shutil.rmtree(path, ignore_errors=True)
             elif not path.name.endswith("-notes.txt"):
                 path.unlink(missing_ok=True)
-        with suppress(OSError):  # of folders that hold something
+        with suppress(OSError):  # folders that are not empty
             for folder in (cache, home) if not existed else ():
                 folder.rmdir()
 
 
 def first_plan(components: Components) -> Plan:
-    """Return the plan of the first round by the planner of the settings, or its stand-in."""
+    """Return the plan of round 1 by the planner of the settings, or a model's fallback planner."""
     settings, generator = components.settings, components.generator
     vocabulary = components.target.vocabulary
     planner = planner_of(settings.brain) or settings.llm.fallback
@@ -179,21 +179,22 @@ def measure_speed(
     """Measure the speed with a few images, training steps and predictions.
 
     Args:
-        components: What is measured.
-        prompts: Of the images.
-        judge: What audits the images, whose time counts; None: they are only drawn.
+        components: Components to measure.
+        prompts: Prompts of the images.
+        judge: Verifier of the images, included in the time of an image; None: no audit.
     """
     settings, target = components.settings, components.target
     generator, task = components.generator, components.task
-    wanted = [(prompts[i % len(prompts)], i) for i in range(N_DRAWN)]
+    requests = [(prompts[i % len(prompts)], i) for i in range(N_DRAWN)]
 
     def draw_some(n: int) -> Samples:
-        samples, confidence = draw(wanted[:n], settings.session.seed, generator, target.class_names)
+        seed = settings.session.seed
+        samples, confidence = draw(requests[:n], seed, generator, target.class_names)
         if judge is not None:
             judge.verify(samples, confidence)
         return samples
 
-    # Once before, so that what is loaded or made at the first use is not counted.
+    # Warm-up, so that loading and initialisation are not measured.
     draw_some(1)
     started = time.monotonic()
     samples = draw_some(N_DRAWN)
@@ -221,9 +222,12 @@ def measure_speed(
 
 
 def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> list[str]:
-    """Return lines on time, images and cost of a session within its limits.
+    """Return lines with the time, images and cost of a session within its limits.
 
-    with_baseline: whether it begins with round 0, which draws nothing.
+    Args:
+        settings: Settings of the session.
+        speed: Measured speed.
+        with_baseline: Whether the session begins with round 0, which draws no images.
     """
     session, limits = settings.session, settings.limits
     n_rounds = session.rounds
@@ -250,7 +254,7 @@ def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> l
     if limits.target_score is not None or limits.patience is not None:
         lines.append("fewer rounds when the target score is reached or the patience ends")
     if speed.tokens is None or speed.usd is None:
-        lines.append(f"tokens and money: not known, {settings.brain} has decided no session here")
+        lines.append(f"tokens and money: unknown, no earlier session here used {settings.brain}")
     elif speed.tokens:
         lines.append(f"tokens: {n_rounds * speed.tokens:,.0f}; {n_rounds * speed.usd:.2f} USD")
     else:
@@ -259,7 +263,7 @@ def estimate(settings: Settings, speed: Speed, with_baseline: bool = False) -> l
 
 
 def _n_trainings(settings: Settings) -> int:
-    """Return how many models a round trains: its own, and one for each fold."""
+    """Return the number of models trained in a round: the DSTM, and one per fold."""
     learns_photographs = settings.dstm.train_on != "synthetic"
     return 1 + (settings.feedback.folds or 0) * learns_photographs
 

@@ -1,4 +1,4 @@
-"""Collects a session for its report and writes the HTML file."""
+"""Collect the data of a session's report and write the HTML file."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def write_report(home: Path, name: str, components: Components | None = None) ->
     """Write `report.html`, with the sealed test figures, into the session folder.
 
     Args:
-        home: Of the session.
-        name: Of the session.
-        components: Of the session; None: they are built.
+        home: Home folder of the session.
+        name: Name of the session.
+        components: Components of the session; None: they are built.
 
     Returns:
-        The path of the page.
+        Path of the report.
 
     Raises:
-        SettingsError: there is no such session.
-        DataError: images or pictures of the session are missing.
+        SettingsError: There is no such session.
+        DataError: Images or pictures of the session are missing.
     """
     settings = stored_settings(home, name)
     folder = folder_of(home, name)
@@ -80,7 +80,7 @@ def write_report(home: Path, name: str, components: Components | None = None) ->
 
 
 def _preferences(events: Sequence[Event], past: Sequence[Round]) -> Table | None:
-    """Return what people asked for with what became of it; None where nobody did."""
+    """Return a table of all preferences with their effects; None: there were none."""
     preferences = all_preferences(events)
     active = {preference.id for preference in active_preferences(events)}
     measured = {preference.id: effect for preference, effect in effects(preferences, events, past)}
@@ -97,7 +97,7 @@ def _preferences(events: Sequence[Event], past: Sequence[Round]) -> Table | None
 
 
 def _command(settings: Settings, home: Path, name: str) -> str:
-    """Return the command line that makes, or continues, the session."""
+    """Return the command line that reproduces, or continues, the session."""
     words = ["shaping", "run", settings.preset, "--session", name, "--home", str(home)]
     for assignment in overrides(settings):
         if not assignment.startswith(("home=", "session.name=")):
@@ -106,7 +106,7 @@ def _command(settings: Settings, home: Path, name: str) -> str:
 
 
 def _failure_montages(folder: Path, past: list[Round]) -> Mapping[str, bytes]:
-    """Return the stored failure pictures of the last round that has some."""
+    """Return the stored pictures of the failures of the last round with any, by failure id."""
     failures = next((r.failures for r in reversed(past) if r.failures), ())
     pictures = {}
     for failure in failures:

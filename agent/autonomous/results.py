@@ -3,7 +3,7 @@
 best/     model.safetensors  model.json  README.md  predict.py
 dataset/  data/*.parquet  README.md
 
-Both are written anew at each end; files that the user added or changed there are kept.
+Both are rewritten whenever the session ends; files that the user added or changed are kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BEST, DATASET = "best", "dataset"
 
 
 def write_results(session: Session) -> list[Path]:
-    """Write `best/` and `dataset/` anew from the rounds so far; return the folders written."""
+    """Write `best/` and `dataset/` from the rounds so far; return the folders written."""
     folder, settings = session.folder, session.settings
     past = session.rounds()
     target = Components(settings).target
@@ -58,12 +58,15 @@ def write_results(session: Session) -> list[Path]:
 
 
 def source_of(home: Path, name: str, target: Target | None = None) -> Source:
-    """Return what of a session is exported; raises SettingsError for an unknown one.
+    """Return the images of a session and their description for an export.
 
     Args:
-        home: Of the session.
-        name: Of the session.
-        target: Of the session; None: it is built.
+        home: Home folder of the session.
+        name: Name of the session.
+        target: Target of the session; None: it is built.
+
+    Raises:
+        SettingsError: There is no such session.
     """
     settings, folder = stored_settings(home, name), folder_of(home, name)
     target = target or Components(settings).target
@@ -93,15 +96,15 @@ def write_best(
     sealed: Sequence[Report],
     delivery: Delivery | None = None,
 ) -> Path:
-    """Copy the model of a round to `best/`, with its card and a program that predicts with it.
+    """Copy the model of a round to `best/`, with a model card and a prediction script.
 
     Args:
-        folder: Of the session.
-        settings: Of the session.
-        target: Of the session.
+        folder: Folder of the session.
+        settings: Settings of the session.
+        target: Target of the session.
         best: The round.
-        sealed: Reports on the test split, which a card may show and no choice may rest on.
-        delivery: What the images changed, for the card.
+        sealed: Reports on the test split, for the card only; they must not guide any choice.
+        delivery: Effect of the images, for the card; None: unknown.
 
     Raises:
         WeightsError: The model is missing or damaged.
@@ -122,7 +125,7 @@ def write_best(
 
 
 def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[str, str]]:
-    """Return what decides the images of a session, with the SHA-256 of an MTDM's weights."""
+    """Return the provenance of a session's images, with the SHA-256 of an MTDM's weights."""
     generator, audit = settings.generator, settings.audit
     limit = f"{audit.real_rejected:.0%} of real photographs would be rejected"
     if audit.threshold is not None:
@@ -148,7 +151,7 @@ def origin_of(settings: Settings, made_by: GeneratorEvent | None) -> list[tuple[
 
 
 def _without_folders(settings: Settings) -> str:
-    """Name the generator's weights without the folders of this machine."""
+    """Return the name of the generator's weights without local folders."""
     weights = settings.generator.weights
     path = Path(weights)
     if not path.is_absolute():
@@ -157,7 +160,7 @@ def _without_folders(settings: Settings) -> str:
 
 
 def _figures(reports: Sequence[Report]) -> Table:
-    """Return the figures of reports on several splits."""
+    """Return a table of the metrics of reports on several splits."""
     columns = ["figure", "photographs", "value", "95% interval", "n"]
     rows = [
         [key.replace("_", " "), report.split, number(e.value), interval(e, 3), str(e.n)]

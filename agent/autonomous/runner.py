@@ -1,4 +1,4 @@
-"""Runs a session round by round until one of its limits is reached."""
+"""Run a session round by round until one of its limits is reached."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
     """Run, or continue, a session at a terminal; return the path of its report.
 
     Raises:
-        Stopped: Somebody or a signal ended the session early; its report is written.
+        Stopped: A request or a signal ended the session early; its report is written.
     """
     name = settings.session.name or next_name(settings.home, settings.stem)
     ended_by = "error"
@@ -76,7 +76,8 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
                 if tracing_is_enabled():
                     _print(console, "LangSmith traces are sent: LANGSMITH_TRACING is set.")
                 if settings.llm.images and planner_of(settings.brain) is None:
-                    _print(console, f"{settings.brain} is sent photographs: llm.images is set.")
+                    text = f"Photographs are sent to {settings.brain}: llm.images is set."
+                    _print(console, text)
                 end = run_rounds(components)
             except Stopped as error:
                 end, stopped = Ending(error.rule, str(error)), error
@@ -94,8 +95,7 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
                 raise stopped
             return report
     except (SessionInUse, UntrustedSession):
-        # It has not ended: the process that holds it runs the command at its end. Or the command
-        # is not trusted.
+        # In use: the process that holds the session runs the command. Untrusted: it must not run.
         ended_by = ""
         raise
     finally:
@@ -104,12 +104,12 @@ def run(settings: Settings, console: Console, interactive: bool = False) -> Path
 
 
 def _print(console: Console, text: str, style: str | None = None) -> None:
-    """Print a text as it stands: names of files and classes may hold brackets, no markup."""
+    """Print a text without markup, since names of files and classes may contain brackets."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _journal_faults(components: Components) -> None:
-    """Journal what a crash of the previous run left behind."""
+    """Journal the faults left by a crash of the previous run."""
     session = components.session
     journal, last = session.journal, session.control.killed
     if last:
@@ -125,7 +125,7 @@ def _journal_faults(components: Components) -> None:
 
 
 def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
-    """Run the command of the settings, which may send a message or switch the machine off."""
+    """Run the command `session.on_finish` in a shell, with environment variables on the session."""
     if settings.session.on_finish:
         folder = folder_of(settings.home, name)
         variables = {
@@ -141,18 +141,17 @@ def _run_at_the_end(settings: Settings, name: str, ended_by: str) -> None:
 def run_rounds(
     components: Components, effects: Effects | None = None, brain: Brain | None = None
 ) -> Ending:
-    """Run the remaining rounds until a limit is reached; return which one.
+    """Run the remaining rounds until a limit is reached; return the ending.
 
     A crashed round continues where it stopped.
 
     Args:
-        components: Of the session.
-        effects: None for those of the components.
-        brain: None for that of the settings, with its fallback.
+        components: Components of the session.
+        effects: Effects of the session; None: those of the components.
+        brain: The brain; None: that of the settings, with its fallback.
 
     Raises:
-        Stopped: At a safe point within a round, when the session is asked to end or its time is
-            over.
+        Stopped: At a safe point within a round, if the session is asked to end or its time is up.
     """
     session, control = components.session, components.session.control
     is_resumed = session.journal.get("session", HeadEvent) is not None
@@ -161,14 +160,14 @@ def run_rounds(
         graph = build_graph(session, effects, used, fallback, saved.saver)
         last = session.n_done()
         if saved.has(last):
-            # A crash came between the end of the round and the last event of its graph.
+            # A crash between the end of the round and the end of its graph left checkpoints.
             _run_round(graph, saved, components, last)
         done: list[Done] = []
         while True:
             first = BASELINE if has_baseline(session.journal) else BASELINE + 1
             for number in range(done[-1].round + 1 if done else first, session.n_done() + 1):
                 current = session.round(number)
-                assert current is not None  # it has ended
+                assert current is not None  # finished
                 done.append(done_of(current))
             n_next = budget_of(session, session.n_done() + 1)
             if end := ending(session.settings, done, control.worked(), control.gpu_s, n_next):
@@ -189,15 +188,15 @@ def run_rounds(
 def begin(
     components: Components, effects: Effects | None = None, brain: Brain | None = None
 ) -> tuple[Effects, Brain, Brain | None]:
-    """Journal that a session begins or continues; return what its graph is built from.
+    """Check the settings, journal that a session begins or continues, and build parts of its graph.
 
     Args:
-        components: Of the session, whose settings are checked before anything is drawn.
-        effects: None for those of the components.
-        brain: None for that of the settings.
+        components: Components of the session.
+        effects: Effects of the session; None: those of the components.
+        brain: The brain; None: that of the settings.
 
     Returns:
-        Effects, brain, and the fallback of a brain of the settings.
+        Effects, brain, and the fallback planner; None: the brain was given, or is a planner.
     """
     session = components.session
     caveat = "" if has_baseline(session.journal) else check_parts(components)
@@ -211,14 +210,14 @@ def begin(
 
 
 def check_parts(components: Components) -> str:
-    """Build what a session trains, so that it does not fail after images are drawn.
+    """Build the model and check the labels, so that errors surface before images are drawn.
 
     Returns:
         The model's caveat, see `tools.tasks.Model`.
 
     Raises:
-        SettingsError: No model can be trained as the settings say, or the photographs have no
-            labels for the task.
+        SettingsError: No model can be built from the settings, or the photographs have no labels
+            for the task.
     """
     target, task, names = components.target, components.task, components.label_names
     labels = target.split("feedback").labels
@@ -241,7 +240,7 @@ def check_parts(components: Components) -> str:
 def _run_round(
     graph: CompiledStateGraph[RoundState], saved: Checkpoints, components: Components, number: int
 ) -> None:
-    """Run a round to its end, resuming after a crash."""
+    """Run a round to its end, from its checkpoint after a crash."""
     config = saved.thread(number)
     # Not get_state().next: it is empty after a crash between a step and its checkpoint.
     step: RoundState | None = None if saved.has(number) else new_round(number)
@@ -250,17 +249,17 @@ def _run_round(
         answer = components.observer.ask(question)
         journal_answer(components.session.journal, question, answer)
         step = None
-    # The journal holds what a finished round needs; its checkpoints only cost space.
+    # A finished round is fully journaled; its checkpoints are no longer needed.
     saved.delete(number)
 
 
 @contextmanager
 def _stopped_by_signals(control: Control) -> Iterator[None]:
-    """End the session at its next safe point on SIGTERM, or when its terminal is closed."""
+    """End the session at its next safe point on SIGTERM, or on SIGHUP of a closed terminal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Those that are ignored stay so, as SIGHUP by nohup.
+    # Ignored signals stay ignored, e.g. SIGHUP under nohup.
     before = {
         number: handler
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -282,10 +281,18 @@ def _advance(
     observer: Observer,
     stream: bool,
 ) -> ApprovalRequest | None:
-    """Run a round until it ends (None) or a person is asked (the question).
+    """Run a round until it ends or asks a person.
 
-    A step None goes on where the round stopped: after a crash, or at a question whose answer the
-    journal holds by now. With `stream` the observer gets what a model writes as it is written.
+    Args:
+        graph: Graph of the round.
+        step: State of a new round; None: continue after a crash, or after a question whose answer
+            is journaled.
+        config: Thread of the round.
+        observer: Receives the text of a language model while it is written, if `stream` is set.
+        stream: Whether to stream that text.
+
+    Returns:
+        The question; None: the round has ended.
     """
     modes: list[StreamMode] = ["updates", "messages"] if stream else ["updates"]
     question = None
@@ -301,7 +308,7 @@ def _advance(
 
 
 def _open_journal(session: Session, components: Components) -> AttributeDistribution:
-    """Journal what the session is, or that it continues; return its attribute distribution."""
+    """Journal the head of a new session, or its resumption; return its attribute distribution."""
     settings, interactive = journaled_settings(session.settings), components.observer.interactive
     if head := session.journal.get("session", HeadEvent):
         session.journal.append(ResumedEvent(settings=settings, interactive=interactive))

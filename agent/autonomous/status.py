@@ -31,7 +31,7 @@ from memory.records import Round
 from prompts.printable import one_line
 
 LOG, DELIVERY = "run.log", "delivery.json"
-# Characters of the reason why a planner stepped in.
+# Most characters of the reason for a fallback.
 _REASON = 200
 _STYLES: Mapping[str, Style] = {
     "running": "good",
@@ -42,9 +42,15 @@ _STYLES: Mapping[str, Style] = {
 
 
 class Status(NamedTuple):
-    """A session at one moment; `rows` are its displayed names and values.
+    """Status of a session.
 
-    delivery: what its images changed, of a session that has ended.
+    Attributes:
+        name: Name of the session.
+        state: Its state.
+        stage: Name of the current stage; "": none.
+        score: Best score; None: no round is evaluated.
+        rows: Names and values to display.
+        delivery: Effect of the images; None: the session has not ended.
     """
 
     name: str
@@ -56,12 +62,12 @@ class Status(NamedTuple):
 
 
 def read_delivery(folder: Path) -> Delivery | None:
-    """Return what the last report of a session said; None where it said nothing."""
+    """Return the delivery stored by the last report of a session; None: there is none."""
     return read_record(folder / DELIVERY, Delivery)
 
 
 def read_status(home: Path, name: str) -> Status:
-    """Return the status of a session; raises SettingsError for an unknown one."""
+    """Return the status of a session; raises SettingsError if it does not exist."""
     settings, folder = stored_settings(home, name), folder_of(home, name)
     journal = folder / "journal.jsonl"
     events = read_events(journal) if journal.exists() else []
@@ -100,9 +106,10 @@ def read_status(home: Path, name: str) -> Status:
 
 
 def deciders(brain: str, events: Sequence[Event]) -> str:
-    """Say how often a language model decided, how often a planner in its place, and why the last.
+    """Return how many steps a language model and its fallback decided, with the last reason.
 
-    "" for a session that a planner decides.
+    Returns:
+        The text; "" if the brain is a planner.
     """
     if planner_of(brain) is not None:
         return ""
@@ -127,7 +134,7 @@ def budget_rows(
     worked_s: float,
     gpu_s: float,
 ) -> list[tuple[str, str]]:
-    """Return used and allowed rounds, images, time, tokens and money."""
+    """Return the spent and remaining rounds, images, time, tokens and money as display rows."""
     limits, llm = settings.limits, settings.llm
     n_done = sum(isinstance(event, RoundDoneEvent) for event in events)
     calls = [event for event in events if isinstance(event, ModelCallEvent | ChatCallEvent)]

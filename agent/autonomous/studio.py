@@ -1,8 +1,8 @@
-"""The graph of a round for LangGraph's own tools, named by langgraph.json; it takes no arguments.
+"""Entry point of langgraph.json: the graph of a round for the tools of LangGraph.
 
-Settings come from the environment: SHAPING_PRESET and SHAPING_SECTION__KEY, as of other commands.
-The input of a run is {"round": N}, where N is the next round of the session. Each plan interrupts
-the graph, and is resumed by {"verdict": "approve"}, or {"verdict": "reject", "text": WHY}.
+Settings come from the environment variables SHAPING_PRESET and SHAPING_SECTION__KEY. The input of a
+run is {"round": N}, where N is the next round of the session. Each plan interrupts the graph, which
+is resumed by {"verdict": "approve"} or {"verdict": "reject", "text": WHY}.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from agent.session.folder import open_session
 
 
 class _Approving(Observer):
-    """A person who decides on plans, through the interrupts of the graph."""
+    """Observer for approval of plans through the interrupts of the graph."""
 
     approves = True
 
 
 @cache
 def round_graph() -> CompiledStateGraph[RoundState]:
-    """Open the session of the environment, until the process ends, and return its graph."""
+    """Open the session set by the environment until the process ends, and return its graph."""
     settings = load_settings(os.environ.get("SHAPING_PRESET", "solar"), (), os.environ)
     stack = ExitStack()
     session = stack.enter_context(open_session(settings, settings.session.name or "studio"))

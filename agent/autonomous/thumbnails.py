@@ -1,4 +1,4 @@
-"""Pictures of a session: photographs it starts from, thumbnails of images, the legend of labels."""
+"""Pictures of a session: its first photographs, thumbnails of prompts, and the legend of labels."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tools.look_at import DEPTH_M, labelled_pictures
 if TYPE_CHECKING:
     from agent.loop.components import Components
 
-# Images of a prompt that are shown, with labels in rows of about so many pixels.
+# Images per prompt, and width in pixels of a row of images with labels.
 N_SHOWN = 8
 _WIDTH_PX = 384
-# Of the photographs that a session starts from: tiles in a row, rows, and pixels of a tile.
+# Montage of the first photographs: columns, rows, and pixels of a tile.
 _COLUMNS, _ROWS, _TILE_PX = 8, 8, 128
 START = "shown/photographs.png"
 
 
 def show_start(components: Components) -> Path | None:
-    """Draw photographs that a session starts from, by class and by the first of its slicings.
+    """Save a montage of photographs that the DSTM may be trained on.
 
-    They are those that the DSTM may learn from.
+    They are sorted by class and by the attributes of the first entry of `feedback.slices`.
 
     Args:
-        components: Of an open session.
+        components: Components of an open session.
 
     Returns:
-        The file in the folder of the session; None where it was there, or there are none.
+        The file in the session folder; None: it exists already, or there are no photographs.
     """
     settings, path = components.settings, components.session.folder / START
     if path.exists():
@@ -66,12 +66,12 @@ def show_start(components: Components) -> Path | None:
 
 
 def thumbnail_path(folder: Path, round_number: int, prompt_id: str) -> Path:
-    """Return where a bundle keeps the thumbnails of a prompt."""
+    """Return the path of the thumbnails of a prompt in a bundle."""
     return round_folder(folder, round_number) / "prompts" / f"{prompt_id}.png"
 
 
 def prompt_thumbnails(folder: Path, batch: Batch) -> dict[str, bytes]:
-    """Return a PNG strip of every prompt of a batch, by its id; {} where no image is left."""
+    """Return a PNG strip of each prompt of a batch by id; {}: no thumbnails or images exist."""
     paths = {q.prompt_id: thumbnail_path(folder, batch.round, q.prompt_id) for q in batch.quality}
     stored = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     if stored:
@@ -88,9 +88,16 @@ def prompt_thumbnails(folder: Path, batch: Batch) -> dict[str, bytes]:
 def labelled_thumbnails(
     folder: Path, batch: Batch, kinds: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, bytes]:
-    """Return a PNG strip of every prompt of a batch with labels, by its id.
+    """Return a PNG strip of each prompt of a batch by id, with labels beside the images.
 
-    See `labelled_pictures` for `kinds` and `class_names`. Raises DataError without the shards.
+    Args:
+        folder: Folder of the session.
+        batch: The batch.
+        kinds: Kinds of labels, see `labelled_pictures`.
+        class_names: Names of the pixel classes.
+
+    Raises:
+        DataError: A shard is missing.
     """
     strips = {}
     for name, samples in _first_images(folder, batch):
@@ -101,14 +108,14 @@ def labelled_thumbnails(
 
 
 def legend_of(kinds: Sequence[str], class_names: Sequence[str]) -> bytes | None:
-    """Return a PNG that explains the colours of `labelled_pictures`; None where none is needed."""
+    """Return a PNG legend of the colours of `labelled_pictures`; None: no labels have colours."""
     pictures = [legend(class_names)] if "segmentation" in kinds else []
     pictures += [depth_bar(*DEPTH_M)] if "depth" in kinds else []
     return encode_png(below_one_another(pictures)) if pictures else None
 
 
 def _first_images(folder: Path, batch: Batch) -> Iterator[tuple[str, Samples]]:
-    """Yield the id of every prompt with its first images."""
+    """Yield the id of each prompt with its first `N_SHOWN` images."""
     stored = StoredImages([folder / shard.file for shard in batch.shards], chosen=False)
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(stored.prompt_ids):

@@ -1,1 +1,1 @@
-"""A person steers a live session: terminal, plain words, pictures on demand."""
+"""Interactive steering of a live session: commands, plain words and pictures."""

@@ -1,7 +1,7 @@
-"""Whether what a language model wants to change agrees with the words of the person.
+"""Check that changes proposed by a language model agree with the words of the user.
 
-A direction opposite to the words, another number and another value of the same attribute contradict
-them. What the words do not say clearly, a model may mean: the person is asked before it is applied.
+The opposite direction, another number or another value of the same attribute is a contradiction and
+raises BrainError. Changes that the words do not clearly state are confirmed by the user first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from memory.errors import BrainError
 _UP = ("MORE", "ONLY", "FOCUS", "AT_LEAST")
 _DOWN = ("FEWER", "NOT", "EXCEPT", "AT_MOST")
 _NUMBERS = ("SHARE", "TIMES", "RANGE", "NUMBER", "DECIMAL")
-# Strengths that words without a number stand for.
+# Default strengths of words without a number.
 _USUAL = (2.0, 1.5, 3.0)
 _WAYS = {
     "continue": r"continue|go on|carry on|resume|another|1 round|more|(?<!the )run|keep|start",
@@ -30,10 +30,10 @@ _WAYS = {
 
 
 def says_preference(words: str, preference: Preference, lexicon: Lexicon) -> bool:
-    """Return whether words say a preference; False where they may mean it.
+    """Return whether words state a preference; False: the user has to confirm it.
 
     Raises:
-        BrainError: They contradict it.
+        BrainError: The words contradict the preference.
     """
     groups = []
     named: dict[str, set[str]] = {}
@@ -48,7 +48,7 @@ def says_preference(words: str, preference: Preference, lexicon: Lexicon) -> boo
     pairs = {(key, value) for key, values in preference.attributes.items() for value in values}
     about = [demands for demands, meanings in groups if pairs & {*meanings}]
     is_named = pairs <= {pair for _, meanings in groups for pair in meanings}
-    demands = [d for found in (about or [d for d, _ in groups]) for d in found]
+    demands = [d for group in (about or [d for d, _ in groups]) for d in group]
     kinds = {_direction(token) for token in demands} - {0}
     types = {token.type for token in demands if token.type not in _NUMBERS}
     if "ENOUGH" in types or ("NOT" in types and len(types) > 1):  # "I don't want less of it"
@@ -63,16 +63,16 @@ def says_preference(words: str, preference: Preference, lexicon: Lexicon) -> boo
 
 
 def says_command(words: str, command: str) -> bool:
-    """Return whether words say a command that changes something; False where they may mean it.
+    """Return whether words state a command; False: the user has to confirm it.
 
     Raises:
-        BrainError: They contradict it.
+        BrainError: The words contradict the command.
     """
     name, _, arguments = command.partition(" ")
     words = plain_words(words)
     stated, given = (set(re.findall(r"\d+(?:\.\d+)?", text)) for text in (words, arguments))
     if given - stated:
-        raise BrainError(f"it meant /{command}, with a number that you did not say")
+        raise BrainError(f"it meant /{command}, with a number that you did not state")
     ways = {way for way, pattern in _WAYS.items() if re.search(rf"\b(?:{pattern})\b", words)}
     is_negated = bool(re.search(r"\b(?:not|never|no)\b", words))
     if name in _WAYS and ways and name not in ways and not is_negated:
@@ -81,7 +81,7 @@ def says_command(words: str, command: str) -> bool:
 
 
 def _groups(words: str, lexicon: Lexicon) -> list[tuple[list[Token], list[tuple[str, str]]]]:
-    """Return the demands in words, each with the values that it is about."""
+    """Split words into groups of demand tokens, each with the values that it applies to."""
     tokens, phrases = tokens_of(words, lexicon)
     groups: list[tuple[list[Token], list[tuple[str, str]]]] = [([], [])]
     for token in tokens:
@@ -105,7 +105,7 @@ def _direction(token: Token) -> int:
 
 
 def _check_numbers(preference: Preference, demands: Sequence[Token]) -> None:
-    """Raise BrainError where the numbers of a preference are not those of the words."""
+    """Raise BrainError if a preference has a number that the words do not state."""
     texts = [part for token in demands if token.type in _NUMBERS for part in token.split("-")]
     stated = [number_of_text(text) for text in texts]
     stated += [number / 100 for number in stated if number > 1]
@@ -117,4 +117,4 @@ def _check_numbers(preference: Preference, demands: Sequence[Token]) -> None:
         stated += [f for n in stated for f in (1 + n, 1 - n, 1 / (n or 1))]
     for number in given:
         if not any(abs(number - other) < 1e-6 for other in stated):
-            raise BrainError(f"it meant {number:.3g}, which is no number that you said")
+            raise BrainError(f"it meant {number:.3g}, a number that you did not state")

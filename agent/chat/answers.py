@@ -1,4 +1,4 @@
-"""Answers to questions about a session, in a few lines and from its records alone."""
+"""Short answers to questions about a session, computed from its records."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from prompts.render import quote
 from prompts.vocabulary import Vocabulary
 from tools.settings import DstmSettings
 
-# Slices of a plan that are shown with a bar, and the length of a full bar.
+# Slices of a plan drawn as bars, and the length of a full bar in characters.
 _N_BARS, _BAR = 5, 20
-# Prompts that are compared, and slices that a value is measured within.
+# Rows of the table of prompts; combined slices listed for a value without a score of its own.
 _N_PROMPTS, _N_WITHIN = 12, 2
 _LEARNT_FROM = {
     "real+synthetic": "photographs and generated images",
@@ -51,12 +51,12 @@ _LEARNT_FROM = {
 
 
 def measured(past: Sequence[Round]) -> list[tuple[Round, Report, Estimate]]:
-    """Return the rounds that have a main figure, each with its report and that figure."""
+    """Return the evaluated rounds, each with its report and its main figure."""
     return [(r, r.report, r.main_figure) for r in past if r.report and r.main_figure]
 
 
 def trend_lines(past: Sequence[Round]) -> list[Block]:
-    """Return the main figure by round, the best round, and whether the last one was better."""
+    """Return the main figure by round, the best round, and the change in the last round."""
     known = measured(past)
     best = best_round(past)
     if not known or best is None:
@@ -74,7 +74,12 @@ def trend_lines(past: Sequence[Round]) -> list[Block]:
 
 
 def is_worth(past: Sequence[Round]) -> bool | None:
-    """Return whether the last round is the best beyond chance; None where chance may explain it."""
+    """Return whether another round is likely to help, judged by the last one.
+
+    Returns:
+        True if the last round is the best and its interval does not overlap that of the round
+        before, False if an earlier round is the best, None if neither can be said.
+    """
     known, best = measured(past), best_round(past)
     if len(known) < 2 or best is None:
         return None
@@ -84,7 +89,7 @@ def is_worth(past: Sequence[Round]) -> bool | None:
 
 
 def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[Block]:
-    """Return what the records say about whether another round is worth it, and what it takes."""
+    """Return the trend, whether another round is likely to help, and what a round costs."""
     known, best = measured(past), best_round(past)
     blocks = trend_lines(past)
     n_since = 0 if best is None else sum(r.number > best.round for r, _, _ in known)
@@ -99,7 +104,7 @@ def worth_lines(past: Sequence[Round], settings: Settings, n_done: int) -> list[
         text = "The last round is the best, but within chance: another one may help or not."
     blocks.append(Line(text, "bold"))
     n_left = max(0, settings.session.rounds - n_done)
-    text = f"Left is {plural(n_left, 'round')} of {settings.session.rounds}; one makes "
+    text = f"Left: {plural(n_left, 'round')} of {settings.session.rounds}; one makes "
     text += plural(settings.session.images_per_round, "image")
     if known and (seconds := sum(known[-1][0].seconds.values())):
         text += f", and the last took {duration(seconds)}"
@@ -117,16 +122,16 @@ def plan_summary(
 
     Args:
         plan: The plan.
-        before: The plan before it.
-        request: The question about it, None where it is accepted already.
-        preferences: Those that hold.
-        vocabulary: Of the target.
+        before: The previous plan, for changes of shares; None: there is none.
+        request: The open approval request of the plan; None: the plan is accepted.
+        preferences: Active preferences.
+        vocabulary: Vocabulary of the target.
     """
     now, old = value_shares(plan), value_shares(before) if before else {}
-    wanted = [plan.hypothesis.slice] if plan.hypothesis else []
-    wanted += [p.name for p in preferences if p.attributes]
-    wanted += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
-    names = list(dict.fromkeys(name for name in wanted if slice_attributes(name)))[:_N_BARS]
+    slices = [plan.hypothesis.slice] if plan.hypothesis else []
+    slices += [p.name for p in preferences if p.attributes]
+    slices += sorted(now, key=lambda key: (-abs(now[key] - old.get(key, 0.0)), key))
+    names = list(dict.fromkeys(name for name in slices if slice_attributes(name)))[:_N_BARS]
     size = f"{plural(plan.n_images, 'image')} planned from {plural(len(plan.prompts), 'prompt')}"
     texts = {p.id: p.say() for p in preferences}
     shifts = request.resolved.shifts if request and request.resolved else ()
@@ -167,9 +172,9 @@ def plan_summary(
 
 
 def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) -> list[Block]:
-    """Return the plan that waits, what preferences did to it, and what may be done."""
+    """Return the pending plan, its shifts by preferences, and the commands to decide on it."""
     plan, expectation = question.plan, question.expectation
-    assert plan is not None and expectation is not None  # of questions about plans
+    assert plan is not None and expectation is not None  # set for plans
     kept_rates = {p.prompt_id: p.kept_rate for p in expectation.prompts}
     seconds = None if expectation.seconds is None else expectation.seconds / plan.n_images
     texts = {p.id: p.say() for p in preferences}
@@ -190,7 +195,7 @@ def plan_blocks(question: ApprovalRequest, preferences: Sequence[Preference]) ->
 
 
 def expected(expectation: Expectation) -> str:
-    """Return in a sentence what a plan may expect."""
+    """Return a sentence with the kept images, drawing time and score changes expected of a plan."""
     n_kept = expectation.kept_rate * expectation.n_images
     text = f"Expected: about {n_kept:.0f} of {expectation.n_images} images kept"
     if expectation.seconds is not None:
@@ -201,13 +206,13 @@ def expected(expectation: Expectation) -> str:
 
 
 def iou_by_class(report: Report) -> dict[str, Estimate]:
-    """Return the IoU of each class of pixels."""
+    """Return the IoU of each pixel class in a report."""
     names = {name: re.fullmatch(r"iou[ _](.+)", name) for name in report.metrics}
     return {match[1]: report.metrics[name] for name, match in names.items() if match}
 
 
 def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
-    """Return the figures of each class in the last report, the worst first."""
+    """Return the IoU or accuracy of each class in the last report, worst first, and confusions."""
     known = measured(past)
     if not known:
         return [Line("Nothing is measured yet.")]
@@ -235,9 +240,12 @@ def class_lines(past: Sequence[Round], vocabulary: Vocabulary) -> list[Block]:
 
 
 def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) -> list[Block]:
-    """Return on what is trained and measured, and what the audit kept.
+    """Return how many images were made and kept, and the data of training and evaluation.
 
-    n_sealed: photographs of the sealed test, None before it is opened.
+    Args:
+        past: All rounds.
+        settings: Settings of the session.
+        n_sealed: Number of sealed test photographs; None: the test is still sealed.
     """
     blocks: list[Block] = []
     batches = [(r, r.batch) for r in past if r.batch]
@@ -248,7 +256,7 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
         title = f"{kept} kept by the audit ({percent(kept / made)}), {made - kept} not"
         if settings.audit.method == "none":
             columns, rows = columns[:2], [row[:2] for row in rows]
-            title = "which nothing audits"
+            title = "without an audit"
         title = f"{plural(made, 'image')} made, {title}"
         blocks.append(Table(columns, rows, title, columns))
     else:
@@ -262,35 +270,40 @@ def data_lines(past: Sequence[Round], settings: Settings, n_sealed: int | None) 
 
 
 def prompt_lines(past: Sequence[Round], audited: bool, best: bool = False) -> list[Block]:
-    """Return what the audit kept of each prompt and its credit: the worst first, or the best.
+    """Return the kept rate and the credit of each prompt.
 
-    The credit is the change of the accuracy of its slices that is put down to its images, added up.
+    The credit is the sum of the accuracy changes of its slices that are attributed to its images.
+
+    Args:
+        past: All rounds.
+        audited: Whether images are audited; otherwise kept rates are left out.
+        best: Whether the best prompts come first instead of the worst.
     """
-    found = []
+    prompts = []
     for one in past:
         kept = {q.prompt_id: q.n_kept / q.n_made for q in one.batch.quality} if one.batch else {}
         for prompt in one.plan.prompts if one.plan else ():
             changes = [c.change for r in past for c in r.credits if c.prompt_id == prompt.id]
             rate = kept.get(prompt.id, 1.0) if audited else 1.0
-            found.append((rate, sum(changes), prompt, bool(changes), prompt.id in kept))
-    if not any(is_made for *_, is_made in found):
+            prompts.append((rate, sum(changes), prompt, bool(changes), prompt.id in kept))
+    if not any(is_made for *_, is_made in prompts):
         return [Line("No images are made yet, so prompts cannot be compared.")]
-    # The best is what gained most, not what was drawn best.
-    key = (lambda f: (f[1], f[0])) if best else (lambda f: f[:2])
-    found = sorted((f for f in found if f[-1]), key=key, reverse=best)
+    # The best prompts are sorted by credit first, the worst by kept rate first.
+    key = (lambda p: (p[1], p[0])) if best else (lambda p: p[:2])
+    prompts = sorted((p for p in prompts if p[-1]), key=key, reverse=best)
     rows: list[list[Cell]] = [
         [p.id, one_line(p.text, 60), str(p.count), percent(rate) if audited else None,
          signed(change) if has_credit else None]
-        for rate, change, p, has_credit, _ in found[:_N_PROMPTS]
+        for rate, change, p, has_credit, _ in prompts[:_N_PROMPTS]
     ]  # fmt: skip
     order = "most credit" if best else "fewest kept and least credit"
-    title = f"{len(rows)} of {plural(len(found), 'prompt')}, {order} first"
+    title = f"{len(rows)} of {plural(len(prompts), 'prompt')}, {order} first"
     columns = ["prompt", "text", "images", "kept", "credit"]
     return [Table(columns, rows, title, columns[2:]), Line("/show ID shows the images of one.")]
 
 
 def history_lines(past: Sequence[Round]) -> list[Block]:
-    """Return what each round was meant to do, how it came out, and all figures of the last one."""
+    """Return all metrics of the last report, and the reasons and verdict of each round."""
     blocks: list[Block] = [
         Line(f"Round {last.label}: {words(name)} {estimate_text(value)}")
         for last, report, _ in measured(past)[-1:]
@@ -312,7 +325,14 @@ def slice_lines(
     plan: Plan | None,
     vocabulary: Vocabulary,
 ) -> list[Block]:
-    """Return the scores of the slices that values name, and their part of a plan."""
+    """Return the scores of named slices, and their share of the images of a plan.
+
+    Args:
+        named: Values by attribute, or pixel classes by "iou".
+        past: All rounds.
+        plan: The plan; None: shares are left out.
+        vocabulary: Vocabulary of the target.
+    """
     known = measured(past)
     pairs = [(key, value) for key, values in named.items() for value in values]
     single: list[dict[str, tuple[str, ...]]] = [{key: (value,)} for key, value in pairs]
@@ -356,17 +376,17 @@ def slice_lines(
 def current_share(
     dstm: DstmSettings, past: Sequence[Round], preferences: Sequence[Preference]
 ) -> float | None:
-    """Return the share of generated images in the next training; None: round 1 chooses it."""
-    wanted = [p.synthetic_share for p in preferences if p.synthetic_share is not None]
+    """Return the share of generated images in the next training; None: chosen in round 1."""
+    preferred = [p.synthetic_share for p in preferences if p.synthetic_share is not None]
     chosen = [t.synthetic_share for r in past if (t := r.training) and t.synthetic_share]
-    share = [dstm.synthetic_share, *chosen[-1:], *wanted][-1]
+    share = [dstm.synthetic_share, *chosen[-1:], *preferred][-1]
     return None if share == "auto" else share
 
 
 def mix_lines(
     dstm: DstmSettings, past: Sequence[Round], preferences: Sequence[Preference]
 ) -> list[Block]:
-    """Return what a DSTM learns from: as set or wanted, and in the latest round."""
+    """Return the training data of the DSTM: by settings and preferences, and of the last round."""
     text = f"The DSTM learns from {_LEARNT_FROM[dstm.train_on]} (dstm.train_on={dstm.train_on})"
     if dstm.train_on == "real+synthetic":
         share = current_share(dstm, past, preferences)

@@ -1,8 +1,8 @@
-"""Words that the grammar does not fully understand go to a language model, with all facts.
+"""Language model of the chat, for lines that the grammar does not fully parse.
 
-It replies, states preferences, or calls a command. An answer with a figure that is not in the facts
-is refused; a statement without figures that they do not support is replaced by theirs. The call is
-journaled as `chat_call` and counts against the budgets of the session.
+The model gets the facts of the session and replies, states preferences, or calls a command. A reply
+with a figure that is not in the facts is rejected; statements that the records do not support are
+replaced by lines of the records. Calls are journaled as `chat_call` and count against the budgets.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ from prompts.render import quote, render
 
 _COMMANDS = [name for name, command in COMMANDS.items() if command.by_model]
 _N_REMEMBERED = 6
-# Of the facts, the characters that a context leaves for them: a token has about three.
+# Characters of facts per token of the context, about half of it; most characters of a reply.
 _CHARS_PER_TOKEN, _MAX_REPLY = 1.5, 1500
 
 
 class AssistantReply(NamedTuple):
-    """What a model does about a person's words: one of the three.
+    """Reply of the model to a line: a text, a command, or preferences.
 
-    instead: what the records say in place of statements of the text that they do not support.
+    Attributes:
+        text: The answer, without unsupported statements.
+        instead: Lines of the records in place of unsupported statements.
+        command: A slash command with its arguments, without the slash.
+        preferences: Preferences that the model states for the user.
     """
 
     text: str = ""
@@ -50,7 +54,7 @@ class AssistantReply(NamedTuple):
     preferences: tuple[Preference, ...] = ()
 
     def blocks(self) -> list[Block]:
-        """Return what to show of the text."""
+        """Return the text and the lines of the records as blocks."""
         blocks: list[Block] = [Line(self.text)] if self.text else []
         text = "Not taken from the model, as the records do not say so. They say:"
         blocks += [Line(text, "warning")] if self.instead else []
@@ -58,7 +62,7 @@ class AssistantReply(NamedTuple):
 
 
 class ChatAssistant:
-    """The session's language model in a conversation with a person, where there is one."""
+    """The language model of the session as a chat partner, with its last messages as context."""
 
     def __init__(self, live: LiveSession, queries: Queries) -> None:
         self._live = live
@@ -73,10 +77,10 @@ class ChatAssistant:
         return planner_of(brain) is None and not brain.startswith("scripted:")
 
     def ask(self, text: str) -> AssistantReply:
-        """Ask the model.
+        """Send a line to the model and return its validated reply.
 
         Raises:
-            BrainError: It cannot be reached, its budget is spent, or its answer makes no sense.
+            BrainError: The model cannot be reached, its budget is spent, or its reply is invalid.
         """
         facts = self._queries.facts()
         call, content = self._call(text, facts)
@@ -86,7 +90,7 @@ class ChatAssistant:
         if name == "command":
             words = str(arguments.get("line") or "").lstrip("/").split()
             if not words or words[0] not in _COMMANDS:
-                raise BrainError(f"it called a command that there is not: {' '.join(words)[:80]}")
+                raise BrainError(f"it called an unknown command: {' '.join(words)[:80]}")
             return AssistantReply(command=" ".join(words)[:200])
         answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
         if not answer:
@@ -105,7 +109,7 @@ class ChatAssistant:
         return AssistantReply(text=one_line(answer), instead=tuple(dict.fromkeys(lines)))
 
     def _records(self, claim: Claim) -> list[str]:
-        """Return what the records say about what a sentence claims otherwise."""
+        """Return the lines of the records on the topic of an unsupported claim."""
         past = self._queries.rounds()
         if claim.topic == "verdict":
             verdicts = [r.verdict for r in past if r.verdict]
@@ -123,7 +127,7 @@ class ChatAssistant:
         return plain_text(blocks).splitlines()
 
     def _preferences(self, arguments: dict[str, Any]) -> tuple[Preference, ...]:
-        """Return the preferences of a call of `prefer`, validated like those of the grammar."""
+        """Parse the arguments of `prefer` into preferences, validated like those of the grammar."""
         allowed = {"attributes", "min_share", "max_share", "factor", "text"}
         preferences = []
         for given in arguments.get("preferences") or [{}]:
@@ -148,7 +152,7 @@ class ChatAssistant:
         return tuple(preferences)
 
     def _call(self, text: str, facts: Sequence[str]) -> tuple[Any, str]:
-        """Return the model's first tool call, if any, and its text; the call is journaled."""
+        """Call the model and journal it; return its first tool call, or None, and its text."""
         session = self._live.session
         settings = session.settings
         spending = spent(session.journal, settings.brain, settings.llm)
@@ -188,7 +192,7 @@ class ChatAssistant:
             )
             brain = build_probed(name, context, session.journal)
             if not isinstance(brain, brains.ChatBrain):
-                raise BrainError(f"the brain {name} is no chat model")
+                raise BrainError(f"the brain {name} is not a chat model")
             self._model = brain.model
         return self._model
 

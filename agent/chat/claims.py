@@ -1,9 +1,9 @@
-"""Whether statements of an answer that hold no figures are those of the records.
+"""Check statements without figures in an answer of a language model against the records.
 
-A clause that says a direction ("fog improved"), an order ("dark is the worst", "better than
+A clause that states a direction ("fog improved"), an order ("dark is the worst", "better than
 rain"), a verdict ("the hypothesis held", "another round is worth it") or what the audit kept must
-be true of the records in each way that it can be meant: where it names no round, since the round
-before and since the first one. Advice ("more fog could help") claims nothing.
+be true under each of its readings: without a named round, since the previous round and since the
+first one. Advice ("more fog could help") is not checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from memory.records import Estimate, Round
 
 Topic = Literal["scores", "worth", "verdict", "audit"]
 Key = frozenset[str]
-"""Values of attributes, "iou=CLASS", or nothing: the main figure."""
+"""A slice as "attribute=value" pairs, or "iou=CLASS"; the empty set is the main figure."""
 
 _MAIN: Key = frozenset()
 _NO = r"(?:not|never|no|none|nothing|nobody|neither|nor|hardly|without)"
@@ -45,10 +45,10 @@ _PATTERNS = {
     "held": r"held|confirmed|supported|right|true",
     "failed": r"refuted|wrong|false|failed",
 }
-_FOUND = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in _PATTERNS.items()}
+_KINDS = {name: re.compile(rf"\b(?:{pattern})\b") for name, pattern in _PATTERNS.items()}
 _NEGATED = re.compile(rf"\b{_NO}\b|n't\b")
 _IDIOMS = re.compile(r"\b(?:no|without(?: a)?) (?:doubt|question|surprise)\b|\bnot only\b")
-# Directions of amounts are no directions of scores.
+# A direction of an amount ("more images") is not a direction of a score.
 _AMOUNTS = re.compile(
     r"\b(?:images?|shares?|prompts?|draws?|budgets?|plan\w*|tokens?|left|hours?)\b"
 )
@@ -81,7 +81,7 @@ _SINCE = re.compile(
 )
 _FIRST = re.compile(r"\b(?:before|baseline|alone|start|beginning|first|round 0)\b")
 _LAST = re.compile(r"\b(?:last|latest|recent|this|current) round\b|\bjust\b")
-# Something else is compared with the first round, not the first one with the last.
+# The first round is the subject ("the baseline was worse"), so old and new scores change places.
 _FIRST_IS = re.compile(r"\b(?:alone|baseline|start|beginning) (?:was|were|is|are|did)\b")
 _PARTS = re.compile(
     r"[,;:]+|\b(?:but|while|whereas|although|though|however|then|and|so|because|since(?= the ))\b"
@@ -89,7 +89,13 @@ _PARTS = re.compile(
 
 
 class Claim(NamedTuple):
-    """A sentence that the records do not support, and what it is about."""
+    """A sentence with a statement that the records do not support.
+
+    Attributes:
+        sentence: The sentence.
+        topic: Topic of its first unsupported statement.
+        keys: Slices of all its unsupported statements.
+    """
 
     sentence: str
     topic: Topic
@@ -102,16 +108,16 @@ def unsupported_claims(
     """Return the sentences of an answer with a statement that the records do not support.
 
     Args:
-        answer: Of a language model.
-        question: Whose slices the answer may leave out.
+        answer: Answer of a language model.
+        question: Question of the user; pronouns of the answer may refer to its slices.
         past: All rounds so far.
-        lexicon: The words of the target, and its classes of pixels.
+        lexicon: Words of the target and its pixel classes.
     """
     return _Reader(past, lexicon, question).wrong(answer)
 
 
 class _Reader:
-    """Reads an answer sentence by sentence; `_carried` is what "it" and "they" stand for."""
+    """Checks an answer sentence by sentence; `_carried` holds the slices that pronouns refer to."""
 
     def __init__(self, past: Sequence[Round], lexicon: Lexicon, question: str) -> None:
         self._past, self._lexicon = past, lexicon
@@ -133,24 +139,24 @@ class _Reader:
 
     def wrong(self, answer: str) -> list[Claim]:
         """Return the sentences with an unsupported statement."""
-        found = []
+        wrong = []
         for sentence in re.split(r"(?<=[.!?;])\s+", answer):
             claims = [claim for clause in _clauses(sentence) for claim in self._check(clause)]
             if claims:
                 keys = tuple(dict.fromkeys(key for _, keys in claims for key in keys))
-                found.append(Claim(sentence, claims[0][0], keys))
-        return found
+                wrong.append(Claim(sentence, claims[0][0], keys))
+        return wrong
 
     def _check(self, clause: str) -> Iterator[tuple[Topic, tuple[Key, ...]]]:
-        """Yield what an unsupported statement of a clause is about."""
+        """Yield the topic and the slices of each unsupported statement of a clause."""
         text = _ORDINAL.sub(lambda match: f"round {_ORDINALS.index(match[1]) + 1}", clause.lower())
         text = _IDIOMS.sub("", text)
-        found = [(m.span(), name) for name, p in _FOUND.items() for m in p.finditer(text)]
-        kinds = {name for _, name in found}
+        matches = [(m.span(), name) for name, p in _KINDS.items() for m in p.finditer(text)]
+        kinds = {name for _, name in matches}
         (first, _), (last, end) = (
-            (min(found)[0], max(found)[0]) if found else ((0, 0), (0, len(text)))
+            (min(matches)[0], max(matches)[0]) if matches else ((0, 0), (0, len(text)))
         )
-        # "It got worse, with no change in fog" denies nothing.
+        # Only up to the last keyword: "it got worse, with no change in fog" is not negated.
         is_not = bool(_NEGATED.search(text, text.rfind(",", 0, last) + 1, end))
         tokens, places = mentions(text, self._lexicon)
         keys = tuple(dict.fromkeys(key for _, key in places))
@@ -159,7 +165,7 @@ class _Reader:
                 yield "worth", ()
             return
         carried, self._carried = self._carried, keys or self._carried
-        # An introduction before a comma is no condition: "If you ask me, it fell".
+        # Only after the comma before the first keyword: "if you ask me, it fell" is a claim.
         if _ADVICE.search(text, text.rfind(",", 0, first) + 1):
             return
         if re.search(r"\b(?:hypothesis|prediction|expectation)\b", text):
@@ -199,7 +205,7 @@ class _Reader:
         tokens: Sequence[str],
         places: Sequence[tuple[int, Key]],
     ) -> bool:
-        """Return whether the records say an order or a direction; True where a clause says none."""
+        """Return whether the records support the order or direction of a clause; True for none."""
         extremes, directions = kinds & {"best", "worst"}, kinds & {"up", "down", "same"}
         levels = kinds & {"well", "weak"} if _MAIN not in subjects else set()
         if not (extremes or directions or levels or "significan" in text):
@@ -221,15 +227,15 @@ class _Reader:
                 _agrees(way, is_not, "sure" in kinds, *pair) for pair in pairs
             )
         readings = [list(self._changes(text, key)) for key in subjects]
-        # Its figures, which are checked apart, say which rounds it compares.
+        # Figures, checked by `unsupported`, settle which rounds are compared: one reading suffices.
         enough = any if re.search(r"\d\.\d|%", text) else all
         return bool(readings) and all(
-            found and enough(_agrees(way, is_not, "sure" in kinds, *pair) for pair in found)
-            for found in readings
+            changes and enough(_agrees(way, is_not, "sure" in kinds, *pair) for pair in changes)
+            for changes in readings
         )
 
     def _now(self, text: str) -> dict[Key, Estimate]:
-        """Return the scores of the round that a clause names, or of the last one."""
+        """Return the scores of the round named in a clause, by default of the last one."""
         named = [int(n) for n in re.findall(r"\bround (\d+)", text)]
         known = [n for n in named if n in self._scores] or list(self._scores)
         return self._scores[known[-1]] if known else {}
@@ -240,8 +246,8 @@ class _Reader:
         is_last = _LAST.search(text) or re.search(r"\b(?:peak|now|so far|ever)\b", text)
         rounds += [max(self._scores, default=0)] if is_last and not rounds else []
         if _MAIN in subjects:
-            # Of rounds; without one, "best" is said of something else.
-            values = {n: found[_MAIN].value for n, found in self._scores.items()}
+            # The main figure ranks rounds; without a round, "best" refers to something else.
+            values = {n: scores[_MAIN].value for n, scores in self._scores.items()}
             return not rounds or (
                 all(n in values for n in rounds)
                 and _are_ends([values[n] for n in rounds], list(values.values()), kind, is_not)
@@ -273,7 +279,7 @@ class _Reader:
         places: Sequence[tuple[int, Key]],
         subjects: Sequence[Key],
     ) -> list[tuple[Estimate, Estimate]]:
-        """Return the scores that "A is better than B" compares; nothing for rounds."""
+        """Return the pairs of scores compared by "A is better than B"; [] for rounds."""
         now = self._now(text)
         at = next((n for n, token in enumerate(tokens) if _THAN.fullmatch(token)), None)
         right = [key for place, key in places if at is not None and place > at]
@@ -283,8 +289,8 @@ class _Reader:
         return [(now[one], now[other]) for one, other in pairs if one in now and other in now]
 
     def _changes(self, text: str, key: Key) -> Iterator[tuple[Estimate, Estimate]]:
-        """Yield the pairs of scores, new and old, that a clause can mean."""
-        known = {number: found[key] for number, found in self._scores.items() if key in found}
+        """Yield the pairs (new, old) of scores of a slice that a clause may compare."""
+        known = {number: scores[key] for number, scores in self._scores.items() if key in scores}
         numbers = sorted(known)
         since = [int(n) for n in _SINCE.findall(text)]
         named = [int(n) for n in re.findall(r"\bround (\d+)", text) if int(n) not in since]
@@ -304,13 +310,13 @@ class _Reader:
 
 
 def _clauses(sentence: str) -> Iterator[str]:
-    """Yield the parts of a sentence that say something each, with what belongs to them."""
+    """Split a sentence at commas and conjunctions into clauses with one statement each."""
     group = ""
     ends = [match.end() for match in _PARTS.finditer(sentence)]
     for start, end in zip([0, *ends], [*ends, len(sentence)], strict=True):
         part = sentence[start:end]
-        says = [any(p.search(text.lower()) for p in _FOUND.values()) for text in (group, part)]
-        if all(says):
+        states = [any(p.search(text.lower()) for p in _KINDS.values()) for text in (group, part)]
+        if all(states):
             yield group
             group = ""
         group += part
@@ -318,7 +324,7 @@ def _clauses(sentence: str) -> Iterator[str]:
 
 
 def _agrees(way: str, is_not: bool, is_sure: bool, new: Estimate, old: Estimate) -> bool:
-    """Return whether a direction, or its denial, is that of two scores."""
+    """Return whether a direction, or its negation, holds for a new and an old score."""
     change = round(new.value - old.value, 9)
     holds = {"up": change > 0, "down": change < 0, "same": abs(change) < 0.01, "": True}[way]
     holds &= not (is_sure and overlap(new, old))
@@ -326,6 +332,6 @@ def _agrees(way: str, is_not: bool, is_sure: bool, new: Estimate, old: Estimate)
 
 
 def _are_ends(values: Sequence[float], among: Sequence[float], kind: str, is_not: bool) -> bool:
-    """Return whether some values are the greatest, or the least, of all, or are not."""
+    """Return whether values are, or are not, the highest ("best") or lowest of a population."""
     ends = sorted(among, reverse=kind == "best")[: len(values)]
     return bool(values) and (sorted(values, reverse=kind == "best") == ends) != is_not

@@ -11,11 +11,14 @@ from agent.chat.plan_edits import ADD, EDIT
 
 
 class Command(NamedTuple):
-    """What may follow a command, and what it does.
+    """A slash command.
 
-    by_model: whether a language model in chat may call it: none that decides on a plan or takes
-    work back.
-    changes: whether it changes something, always or with arguments.
+    Attributes:
+        arguments: Usage of its arguments.
+        help: Its line in /help.
+        by_model: Whether a language model in chat may call it; commands that decide on a plan or
+            undo work are excluded.
+        changes: Whether it changes the session: never, always, or only with arguments.
     """
 
     arguments: str
@@ -70,7 +73,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def near_command(words: Iterable[str]) -> str | None:
-    """Return the usage of the command that words come nearest to, or None."""
+    """Return the usage of the command that is most similar to one of the words; None: no match."""
     for word in words:
         similar = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75)
         about = [

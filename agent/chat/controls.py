@@ -1,4 +1,4 @@
-"""Commands of a conversation that change how a session goes on: its budget, pauses and ends."""
+"""Chat commands that control a session: budget, pause, continue, stop, undo, fork and report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.steering.arguments import number_of, whole_number
 from eval.report.blocks import Block, Line, schedule_text
 from memory.errors import ToolError
 
-# Of `/budget NAME VALUE`: the setting, what reads its value, and what it means beside hours spent.
+# `/budget NAME VALUE`: setting, parser of the value, reply with the value and the hours spent.
 _BUDGETS: dict[str, tuple[str, Callable[[str], float], str]] = {
     "images": ("images_per_round", lambda text: whole_number(text, 100_000), "{} images a round"),
     "total": ("max_images", lambda text: whole_number(text, 10**7), "at most {} images in all"),
@@ -28,13 +28,13 @@ _BUDGETS: dict[str, tuple[str, Callable[[str], float], str]] = {
 
 
 class SessionControls:
-    """Changes what a live session does next; each method takes the text after its command."""
+    """Controls of a live session; each method takes the arguments of its command as text."""
 
     def __init__(self, live: LiveSession, queries: Queries) -> None:
         self._live, self._queries = live, queries
 
     def budget(self, text: str) -> list[Block]:
-        """Show what is spent and left, or set another budget."""
+        """Show the spent and remaining budget, or change it."""
         name, _, value = map(str.strip, text.replace("=", " ").strip().partition(" "))
         if not name:
             return self._queries.budget()
@@ -65,19 +65,19 @@ class SessionControls:
         return [Line(f"Understood: {rounds} in all, from the next round on.", "good")]
 
     def pause(self, text: str) -> list[Block]:
-        """Hold at the next safe point."""
+        """Pause at the next safe point."""
         state = self._live.progress.state
         if state in ("idle", "finished", "failed"):
-            return [Line("Nothing runs; /continue goes on.")]
+            return [Line("Nothing is running; /continue resumes the session.")]
         if state == "paused":
-            return [Line("It is paused; /continue goes on.")]
+            return [Line("The session is paused; /continue resumes it.")]
         self._live.pause()
         if state == "waiting":
-            return [Line("It waits for you anyway; its clock stands still.", "good")]
-        return [Line("It holds at the next safe point.", "good")]
+            return [Line("The session already waits for you; its clock is stopped.", "good")]
+        return [Line("The session pauses at the next safe point.", "good")]
 
     def resume(self, text: str) -> list[Block]:
-        """Go on, for some more rounds."""
+        """Continue the session, for the given number of further rounds if there is one."""
         if text:
             more = whole_number(text, 10_000)
             blocks = self._rounds(self._live.session.n_done() + more)
@@ -86,39 +86,39 @@ class SessionControls:
         state = self._live.progress.state
         settings = self._live.session.settings.session
         if state == "finished" and self._live.session.n_done() >= settings.rounds:
-            return [Line(f"All {settings.rounds} rounds are done; /budget rounds N gives more.")]
+            return [Line(f"All {settings.rounds} rounds are done; /budget rounds N adds more.")]
         self._live.start()
         if state == "waiting":
-            return [Line("It waits for you: /approve, /edit or /reject.")]
-        return [Line("Going on.", "good")]
+            return [Line("The session waits for you: /approve, /edit or /reject.")]
+        return [Line("The session continues.", "good")]
 
     def stop(self, text: str) -> list[Block]:
         """Stop now, or after this round."""
         if text and text not in ("round", "now"):
             raise ToolError("Say /stop, or /stop round to stop after this round.")
         if self._live.progress.state in ("idle", "finished", "failed"):
-            return [Line("Nothing runs; /continue goes on.")]
+            return [Line("Nothing is running; /continue resumes the session.")]
         self._live.stop(after_round=text == "round")
         if text == "round":
-            return [Line("It stops after this round.", "good")]
-        later = f"Later: /continue, or shaping chat {self._live.session.name}"
-        return [Line(f"It stops at the next safe point. {later}", "good")]
+            return [Line("The session stops after this round.", "good")]
+        later = f"To go on: /continue, or shaping chat {self._live.session.name}"
+        return [Line(f"The session stops at the next safe point. {later}", "good")]
 
     def undo(self, text: str) -> list[Block]:
-        """Take the latest plan back, with all that came of it."""
+        """Undo the latest accepted plan, with its images, model and report."""
         plan = self._queries.last_plan()
         if plan is None:
-            raise ToolError("There is no accepted plan yet that could be taken back.")
+            raise ToolError("There is no accepted plan to undo.")
         if not self._live.undo():
-            raise ToolError("A round is being taken back already; say it again after that.")
+            raise ToolError("An undo is already in progress; repeat the command after it.")
         return [Line(f"Round {plan.round} is taken back at the next safe point.", "good")]
 
     def fork(self, text: str) -> list[Block]:
-        """Make a session that shares the rounds done so far."""
+        """Create a session that shares the finished rounds."""
         from agent.session.fork import fork
 
         if not text:
-            raise ToolError("Say how the new session is to be called: /fork NAME")
+            raise ToolError("Name the new session: /fork NAME")
         session = self._live.session
         done = session.n_done()
         if not done:
@@ -127,7 +127,7 @@ class SessionControls:
         return [Line(f"{name} shares rounds 1 to {done}. Open it: shaping chat {name}", "good")]
 
     def report(self, text: str) -> list[Block]:
-        """Write the report."""
+        """Write the HTML report."""
         from agent.autonomous.report import write_report
 
         if not self._queries.rounds():

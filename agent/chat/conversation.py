@@ -1,7 +1,7 @@
-"""A person's conversation with a live session: what they type in, what is shown in return.
+"""Chat with a live session, independent of the user interface.
 
-`Conversation.say` takes a line, a slash command or plain words, and returns blocks to show;
-`Conversation.show` does the same for an event of the session. Neither knows a terminal or a page.
+`Conversation.say` executes a line, a slash command or plain words, and returns blocks to display;
+`Conversation.show` returns the blocks of a session event.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ANSWERED = (
 
 
 class Conversation:
-    """One person, one live session."""
+    """The chat of one live session."""
 
     def __init__(self, live: LiveSession) -> None:
         self.live = live
@@ -62,20 +62,21 @@ class Conversation:
         }
 
     def _places(self, name: str) -> list[tuple[object, str]]:
-        of_controls = "resume" if name == "continue" else name
-        places = [(self, f"_{name}"), (self._controls, of_controls)]
+        control = "resume" if name == "continue" else name
+        places = [(self, f"_{name}"), (self._controls, control)]
         return [*places, (self._queries, name), (self._preferences, name)]
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The target's words."""
+        """Vocabulary of the target."""
         return self._queries.vocabulary
 
     def say(self, text: str) -> list[Block]:
-        """Do what a line asks for, and return what to show; errors are explained, not raised."""
+        """Execute a line and return the reply; a ShapingError becomes a line of style "error"."""
         if len(text) > MAX_CHARS:
-            return [Line(f"That has {len(text)} characters; say it in {MAX_CHARS}.", "error")]
-        # Pasted lines are sentences of their own, unless a language model reads them.
+            text = f"A line of {len(text)} characters is too long; the limit is {MAX_CHARS}."
+            return [Line(text, "error")]
+        # The grammar parses pasted lines one by one; a language model reads them as one text.
         lines = [text] if self._assistant.available else text.splitlines()
         return [block for line in map(one_line, lines) if line for block in self._line(line)]
 
@@ -84,22 +85,22 @@ class Conversation:
             blocks = self._command(line[1:]) if line.startswith("/") else self._words(line)
         except ShapingError as error:
             return [Line(one_line(str(error)), "error")]
-        return self._kept(line, blocks)
+        return self._remember(line, blocks)
 
-    def _kept(self, line: str, blocks: list[Block]) -> list[Block]:
-        """Remember what a line changed, which replies say in a line that is "good"."""
+    def _remember(self, line: str, blocks: list[Block]) -> list[Block]:
+        """Store a line with the changes it made, which are the reply's lines of style "good"."""
         done = [b.text for b in blocks if isinstance(b, Line) and b.style == "good"]
         if done:
             self._done = (line, done)
         return blocks
 
     def _last(self, text: str) -> list[Block]:
-        """Say what the last line that changed anything did, of an earlier chat the last wish."""
+        """Show the last line with a change; without one in this chat, the last preference."""
         if self._done:
             line, done = self._done
             return [Line(f'"{one_line(line, 80)}": {" ".join(done)}')]
-        wishes = self._preferences.active()
-        text = f" The last preference: {wishes[-1].id} {wishes[-1].say()}." if wishes else ""
+        active = self._preferences.active()
+        text = f" The last preference: {active[-1].id} {active[-1].say()}." if active else ""
         return [Line(f"Nothing was changed in this chat.{text}")]
 
     def await_answer(self) -> None:
@@ -108,7 +109,7 @@ class Conversation:
             self._asking.join()
 
     def show(self, event: SessionEvent) -> list[Block]:
-        """Return what to show of something that happened in the session."""
+        """Return the blocks that show an event of the session."""
         if event.kind == "question":
             question: ApprovalRequest = event.record
             if question.kind == "words":
@@ -130,7 +131,7 @@ class Conversation:
         return [Line(one_line(event.text), "bold" if event.kind == "state" else "dim")]
 
     def words(self) -> list[str]:
-        """Return words that a line may hold, for completion."""
+        """Return slices, attribute values and words of preferences, for completion."""
         kinds = ["more", "fewer", "only", "avoid", "focus on"]
         names = [name for names in self.vocabulary.attributes.values() for name in names]
         return list(dict.fromkeys([*self._queries.slices(), *names, *kinds]))
@@ -154,7 +155,7 @@ class Conversation:
         question = self.live.question
         if question is not None and question.kind == "words":
             self.live.answer(ApprovalDecision(verdict="words", text=line))
-            return [Line("The agent is told.", "dim")]
+            return [Line("Sent to the agent.", "dim")]
         result = parse(line, self._queries.lexicon)
         proposed, self._proposed = self._proposed, None
         if proposed is not None and result.command == "approve":
@@ -164,10 +165,10 @@ class Conversation:
         asked = (line, result)
         self._asking = threading.Thread(target=self._ask, args=asked, name="assistant", daemon=True)
         self._asking.start()
-        return [Line("The brain thinks about it ...", "dim")]
+        return [Line("The language model thinks ...", "dim")]
 
     def _ask(self, line: str, result: ParseResult) -> None:
-        """Ask the language model beside the session; the grammar stands in for it."""
+        """Execute a line by the language model, or by the grammar if the model fails."""
         try:
             reply = self._assistant.ask(line)
             if reply.command:
@@ -179,10 +180,10 @@ class Conversation:
         except ShapingError as error:
             text = f"Not taken from the model: {str(error).rstrip('.')}. From the records:"
             blocks = [Line(one_line(text), "warning"), *self._parsed(line, result)]
-        self.live.tell("blocks", record=self._kept(line, blocks))
+        self.live.tell("blocks", record=self._remember(line, blocks))
 
     def _called(self, command: str, line: str) -> list[Block]:
-        """Run a command of the model: one that changes something only as the person says."""
+        """Run a command of the model; a change that the user's words do not state is proposed."""
         name, _, arguments = command.partition(" ")
         changes = COMMANDS[name].changes
         if changes == "never" or (changes == "arguments" and not arguments):
@@ -192,8 +193,8 @@ class Conversation:
         return self._propose(f"/{command}", lambda: self._line(f"/{command}"))
 
     def _meant(self, preferences: Sequence[Preference], line: str) -> list[Block]:
-        """Take preferences of the model up, as far as the words of the person say them."""
-        # A note is in the person's words, whatever the model makes of them.
+        """Adopt preferences of the model if the user's words state them all, else propose them."""
+        # A note keeps the user's words.
         preferences = [p if p.attributes else Preference(text=line[:300]) for p in preferences]
         are_said = [
             not p.attributes or says_preference(line, p, self._queries.lexicon) for p in preferences
@@ -208,7 +209,7 @@ class Conversation:
         return [Line(f'Did you mean: {text}? "yes" applies it; nothing is changed yet.', "bold")]
 
     def _parsed(self, line: str, result: ParseResult) -> list[Block]:
-        """Do what plain words mean to the grammar."""
+        """Execute plain words as the grammar parsed them."""
         if result.command == "approve" and self.live.question is None:
             return [Line("Nothing waits for your approval.")]
         asks = (result.command or "").startswith(
@@ -236,7 +237,7 @@ class Conversation:
         return [Line(f"Understood: /{command}", "dim"), *self._line(f"/{command}")]
 
     def _take(self, preferences: Sequence[Preference], line: str) -> list[Block]:
-        """Take preferences up; they hold from the next plan on."""
+        """Adopt preferences from the next plan on."""
         earlier = self._preferences.ids()
         blocks = self._preferences.take_all(preferences, line)
         question = self.live.question
@@ -250,7 +251,7 @@ class Conversation:
     def _approve(self, text: str) -> list[Block]:
         self._pending()
         if not self.live.answer(ApprovalDecision(verdict="approve")):
-            return [Line("It is answered already.")]
+            return [Line("The plan is already decided on.")]
         return [Line("Approved.", "good")]
 
     def _reject(self, text: str) -> list[Block]:
@@ -277,7 +278,7 @@ class Conversation:
         left = self._n_images() - sum(a.prompt.count for a in self._preferences.additions())
         if draft.count > left:
             raise ToolError(f"The next plan has room for {left} more images, not {draft.count}.")
-        # Checked now, when a mistake can still be put right.
+        # Validated now, while the user can still correct a mistake.
         self._proposals.check(PlanDraft(prompts=(draft,)), self._preferences.next_round(), "user")
         number = 1 + len(self._journal.events(AdditionEvent, undone=True))
         addition = Addition(id=f"a{number}", prompt=draft)
@@ -323,12 +324,12 @@ class Conversation:
     def _pending(self) -> tuple[ApprovalRequest, Plan]:
         question = self.live.question
         if question is None or question.plan is None:
-            raise ToolError("No plan waits for you now; /status says what goes on.")
+            raise ToolError("No plan waits for you now; /status shows the state of the session.")
         return question, question.plan
 
     def _ask_instead(self, question: ApprovalRequest, draft: PlanDraft) -> list[Block]:
-        """Check an edited plan, journal it, and ask about it instead."""
-        assert question.plan is not None and question.resolved is not None  # of one about a plan
+        """Validate and journal an edited plan, and ask for its approval instead."""
+        assert question.plan is not None and question.resolved is not None  # set for plans
         proposals, author = self._proposals, question.plan.author
         plan = proposals.check(draft, question.round, author)
         resolved = remade(

@@ -1,9 +1,8 @@
-"""Whether the figures of an answer are those of the facts.
+"""Check the figures in an answer of a language model against the facts.
 
-Each figure of a text is read with what it is about: the slice and the round that are named nearest
-before it, or else after it, and whether images are made, kept, rejected or left. A figure of an
-answer must be one of the facts about the same, up to rounding, as percent or as a fraction, or the
-difference of two of them.
+Each figure is read with its context: the slice and the round named nearest before it, or else after
+it, and whether it counts images made, kept, rejected or left. A figure of an answer must match a
+fact of the same context up to rounding, as a percentage or a fraction, or the difference of two.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ _DOWN = re.compile(
 _COMPARES = re.compile(
     r"\b(?:than|since|by|difference|changed?|points|from|gain|compared|ahead|above|below|over)\b"
 )
-# Figures other than the main one: a fact about one has its name.
+# Metrics besides the main one; a fact about one contains its name.
 _METRIC = re.compile(r"\b(?:auroc|auc|iou|recall|precision|f1|rmse|loss|error|worst)\b")
-# A whole number as a score is no count.
+# A whole number that is stated as a score instead of a count.
 _IS_SCORE = re.compile(
     r"\b(?:accuracy|score|iou|miou|auroc)\b(?:\W|is|was|of|now)+\d+(?![\d%]|\.\d)"
 )
@@ -58,17 +57,17 @@ _OF_BEST = re.compile(r"\b(?:best|highest|peak|delivered)\b")
 
 
 class Figure(NamedTuple):
-    """A number in a text, and what it is about.
+    """A number in a text with its context.
 
     Attributes:
-        text: As it stands there.
-        value: Percents as fractions.
-        digits: After the point of `value`; 0 of a whole number.
-        sign: 1, -1, or 0 where it has none.
-        slices: Values of attributes.
-        round: Number of the round, None where none is named.
-        role: A key of `_ROLES`, or "".
-        is_bound: Whether it is an end of an interval.
+        text: The number as written.
+        value: Its value; percentages as fractions.
+        digits: Decimal places of `value`; 0: a whole number.
+        sign: 1 or -1; 0: unsigned.
+        slices: Slice that it refers to, as "attribute=value" pairs.
+        round: Round that it refers to; None: none is named.
+        role: What it counts, a key of `_ROLES`; "": unknown.
+        is_bound: Whether it is a bound of an interval.
     """
 
     text: str
@@ -92,12 +91,12 @@ def unsupported(
     """Return the figures of an answer that are not in the facts.
 
     Args:
-        answer: Of a language model.
+        answer: Answer of a language model.
         facts: Lines of text.
-        question: Whose figures and names count, too.
-        lexicon: The words of the target.
-        last: The last measured round, which figures without a round are of.
-        best: The best one.
+        question: Question of the user, whose figures, slices and rounds are accepted as well.
+        lexicon: Words of the target.
+        last: The last evaluated round, the default round of a figure.
+        best: The best round.
     """
     lines = [(figures_in(line, lexicon), *_kinds(line)) for line in facts]
     asked = figures_in(question, lexicon)
@@ -109,7 +108,7 @@ def unsupported(
         rounds |= {0} if _OF_BASELINE.search(sentence.lower()) else set()
         rounds |= {best} if _OF_BEST.search(sentence.lower()) else set()
         rounds |= {int(n) for n in re.findall(r"round (\d+)", question.lower())}
-        found = figures_in(sentence, lexicon)
+        stated = figures_in(sentence, lexicon)
         metrics, compared = _kinds(sentence)
         named = [name for _, name in mentions(sentence.lower(), lexicon)[1]]
         metrics -= {"worst"} if named else set()  # "dark is worst at 0.57"
@@ -117,7 +116,7 @@ def unsupported(
         changes = [one for line, _, about in lines if compared <= about for one in line if one.sign]
         flat = [one for line in known for one in line if not one.sign or len(compared) < 2]
         flat += changes if len(compared) > 1 else []
-        for one in found:
+        for one in stated:
             slices = {one.slices} if one.slices else {frozenset[str](), carried, *asked_slices}
             about = [
                 fact
@@ -146,9 +145,12 @@ def _over_time(
     slices: Iterable[frozenset[str]],
     compared: set[int | None],
 ) -> Iterator[tuple[Figure, Figure]]:
-    """Yield the new and the old figure of each fact that says two about one of some slices.
+    """Yield the pairs (new, old) of figures of one slice within one fact.
 
-    compared: the rounds that a sentence names; two of them are those of the figures.
+    Args:
+        known: Figures of each fact.
+        slices: Slices that a pair may refer to.
+        compared: Rounds named in the sentence; if there are two, a pair must be of both.
     """
     for line in known:
         for at, old in enumerate(line):
@@ -161,7 +163,7 @@ def _over_time(
 def _between(
     figures_: Sequence[Figure], named: Sequence[frozenset[str]]
 ) -> Iterator[tuple[Figure, Figure]]:
-    """Yield the figures of one round about each two of the slices that a sentence names."""
+    """Yield the pairs of figures of one round for each two slices named in a sentence."""
     for first, other in combinations(named, 2):
         for new, old in product(figures_, repeat=2):
             if (new.slices, old.slices) == (first, other) and new.round == old.round:
@@ -175,7 +177,7 @@ def _kinds(line: str) -> tuple[set[str], set[int | None]]:
 
 
 def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
-    """Return the figures of a text with what they are about."""
+    """Return the figures of a text with their contexts."""
     line = text.lower().replace("\N{MINUS SIGN}", "-")
     line = re.sub(r"(?<=\d),(?=\d{3}\b)", "", line)
     line = re.sub(r"\b[a-z]+\b", lambda match: _WORDS.get(match[0], match[0]), line)
@@ -187,7 +189,7 @@ def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
         for at, token in enumerate(tokens)
         if token.isdecimal() and at and tokens[at - 1] in ("round", "rounds")
     ]
-    found = []
+    figures = []
     for at, token in enumerate(tokens):
         if not _NUMBER.fullmatch(token) or any(at == place for place, _ in rounds):
             continue
@@ -200,12 +202,12 @@ def figures_in(text: str, lexicon: Lexicon) -> list[Figure]:
         number = _nearest(rounds, at, tokens)
         is_bound = "to" in (*tokens[at - 1 : at], *tokens[at + 1 : at + 2])
         about = slices or frozenset[str](), number, role
-        found.append(Figure(token, value, digits, sign, *about, is_bound))
-    return found
+        figures.append(Figure(token, value, digits, sign, *about, is_bound))
+    return figures
 
 
 def _role(*sides: Sequence[str]) -> str:
-    """Return the first role that words on either side name, up to a comma or another figure."""
+    """Return the first role named on either side, up to punctuation or another figure, or ""."""
     near: set[str] = set()
     for side in sides:
         for word in side:
@@ -216,7 +218,11 @@ def _role(*sides: Sequence[str]) -> str:
 
 
 def _nearest(places: Sequence[tuple[int, T]], at: int, tokens: Sequence[str]) -> T | None:
-    """Return what is named nearest: in the clause after "on" or "for", before, after; or before."""
+    """Return the name nearest to the token `at`.
+
+    In order of precedence: after it and a preposition in its clause, before it in the clause, after
+    it in the clause, in an earlier clause.
+    """
     ends = [place for place, token in enumerate(tokens) if token in (",", ";", ":")]
     first = max((end for end in ends if end < at), default=-1)
     last = min((end for end in ends if end > at), default=len(tokens))
@@ -230,7 +236,7 @@ def _nearest(places: Sequence[tuple[int, T]], at: int, tokens: Sequence[str]) ->
 
 
 def _value(token: str) -> tuple[float, int]:
-    """Return the value of a number and its digits after the point; of a percent as a fraction."""
+    """Return the value of a number, percentages as fractions, and its decimal places."""
     text = token.rstrip("%")
     if "/" in text:
         top, bottom = map(float, text.split("/"))
@@ -265,7 +271,7 @@ def _is_difference(one: Figure, new: Figure, old: Figure, sentence: str) -> bool
 
 
 def _direction_fits(one: Figure, sign: int, sentence: str) -> bool:
-    """Return whether the words beside a change without a sign say its direction."""
+    """Return whether the words of a sentence agree with the sign of a change stated without one."""
     if one.sign or not sign:
         return True
     words = re.findall(r"[a-z]+", sentence.lower())
@@ -274,9 +280,9 @@ def _direction_fits(one: Figure, sign: int, sentence: str) -> bool:
 
 
 def mentions(text: str, lexicon: Lexicon) -> tuple[list[str], list[tuple[int, frozenset[str]]]]:
-    """Return the words of a text, and the values that it names, with their places.
+    """Return the tokens of a text, and the slices that it names with their token positions.
 
-    Values side by side are one; a value that is a role, too, as "left", is none.
+    Adjacent values form one slice. A value that is also a role, such as "left", is skipped.
     """
     marked, values = lexicon.mark(text)
     tokens = marked.split()

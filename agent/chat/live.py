@@ -1,7 +1,7 @@
-"""A session that runs in a thread of its own while a person watches and steers it.
+"""A session that runs in a thread of its own while a user watches and steers it.
 
-`LiveSession` holds what every user interface needs and knows none of them: it starts, pauses, stops
-and takes back, hands questions over and answers in, and sends its listeners events.
+`LiveSession` is independent of the user interface: it starts, pauses, stops and undoes, passes
+questions to the user and decisions to the session, and sends events to its listeners.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from memory.errors import ShapingError, Stopped
 from memory.records import Plan, Round
 
 LiveState = Literal["idle", "working", "waiting", "paused", "finished", "failed"]
-"""idle: not started, or stopped; waiting: for an answer; finished: by a limit of the session."""
+"""idle: not started, or stopped; waiting: for an answer; finished: a limit was reached."""
 
 AT_REST = ("idle", "finished", "failed")
-# How often a thread that waits for an answer gives a sign of life.
+# Seconds between heartbeats while waiting for an answer, and at rest.
 _BEAT_S = 0.5
 _REST_S = 5.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a live session stands.
+    """Progress of a live session.
 
     Attributes:
         state: See `LiveState`.
-        round: Number of the round, 0 before the first.
-        stage: Name of the stage in hand.
-        done: How much of the stage is done, in `unit`.
-        total: Of how much; 0 where that is not counted.
-        unit: E.g. "images".
+        round: Number of the round; 0: before the first.
+        stage: Name of the current stage.
+        done: Finished units of the stage.
+        total: Units of the stage; 0: not counted.
+        unit: Name of the units, e.g. "images".
         per_s: Units per second.
-        auto_s: Seconds until the plan is approved without an answer, or None.
+        auto_s: Seconds until the plan is approved without an answer; None: never.
     """
 
     state: LiveState
@@ -62,12 +62,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class SessionEvent:
-    """Something that happened in a live session.
+    """An event of a live session.
 
     Attributes:
-        kind: "stage", "plan", "question", "round", "warning", "state" or "blocks".
-        text: One line about it.
-        record: The plan, question, round or blocks (`eval.report.blocks`) that it is about.
+        kind: "stage", "plan", "question", "round", "warning", "state", "blocks", or a kind that an
+            interface sends itself.
+        text: Description in one line.
+        record: The plan, question, round or blocks (`eval.report.blocks`) of the event.
     """
 
     kind: str
@@ -85,9 +86,12 @@ def _state_before(session: Session) -> str:
 class LiveSession:
     """One open session and the thread that runs it.
 
-    before: how the session stood when it was opened, and "stopped" once it has run.
-
-    auto_s: seconds after which a plan is approved without an answer; None: never.
+    Attributes:
+        auto_s: Seconds after which a plan is approved without an answer; None: never.
+        error: The error that the last run failed with; None: none.
+        before: State of the session when it was opened; "stopped" once it has run.
+        question: The open question; None: none.
+        due_budget: Changes of the budget that apply from the next round on.
     """
 
     def __init__(self, session: Session, auto_s: float | None = None) -> None:
@@ -104,10 +108,9 @@ class LiveSession:
         self._changed = threading.Condition()
         self._wanted = False
         self._closing = False
-        # What is done, in order, once the session has stopped.
+        # Actions to perform, in order, once the session has stopped.
         self._due: list[Callable[[], None]] = []
         self._after_round = self._undoes = False
-        # Of the budget, what counts from the next round on.
         self.due_budget: dict[str, float] = {}
         self._thread = threading.Thread(target=self._work, name="session", daemon=True)
         self._thread.start()
@@ -119,7 +122,7 @@ class LiveSession:
 
     @property
     def progress(self) -> Progress:
-        """Where the session stands now."""
+        """The current progress."""
         now, deadline = self._progress, self._deadline
         if deadline is not None and now.state == "waiting":
             return replace(now, auto_s=max(0.0, deadline - time.monotonic()))
@@ -137,13 +140,13 @@ class LiveSession:
             listener.put(SessionEvent(kind, text, record))
 
     def start(self) -> None:
-        """Run the session, or go on; takes a pause back."""
+        """Start or continue the session; cancels a pause."""
         with self._changed:
             if not self._due:
                 self._after_round = False
                 request(self.session.folder, "continue")
             elif requested(self.session.folder) == "pause":
-                # Another budget waits for the end of the round, a round taken back for a stop.
+                # A budget change is due at the end of the round, an undo at a stop.
                 request(self.session.folder, "continue" if self._after_round else "stop_now")
             if self._progress.state in AT_REST:
                 self._wanted = True
@@ -161,7 +164,7 @@ class LiveSession:
                 self._halt()
 
     def undo(self) -> bool:
-        """Take the latest accepted plan back, and plan that round anew; False while it is done."""
+        """Undo the latest accepted plan and plan its round again; False: an undo is in progress."""
 
         def take_back() -> None:
             self._undoes = False
@@ -178,9 +181,9 @@ class LiveSession:
             return True
 
     def change_budget(self, **changes: float) -> None:
-        """Change the number of rounds, of images per round, or limits; from the next round on.
+        """Change the number of rounds, images per round, or limits from the next round on.
 
-        A session that ended by its budget goes on then; one that was stopped stays so.
+        A session that ended by its budget continues; one that was stopped or failed does not.
         """
         limits = {name: changes[name] for name in changes.keys() & LimitSettings.model_fields}
         sizes = {name: value for name, value in changes.items() if name not in limits}
@@ -205,7 +208,7 @@ class LiveSession:
             self._changed.notify_all()
 
     def answer(self, answer: ApprovalDecision) -> bool:
-        """Answer the question that is open; False when there is none."""
+        """Answer the open question; False: there is none, or it is already answered."""
         with self._changed:
             if self.question is None or self._answer is not None:
                 return False
@@ -214,22 +217,23 @@ class LiveSession:
             return True
 
     def ask_again(self, question: ApprovalRequest) -> None:
-        """Put an edited question in the place of the open one; its time begins anew."""
+        """Replace the open question by an edited one and restart its clock."""
         with self._changed:
             if self.question is not None and self.question.key == question.key:
                 self.question = question
                 self._start_clock()
 
     def wait(self, timeout_s: float | None = None) -> LiveState:
-        """Wait until nothing goes on without the person; return the state."""
+        """Wait until the session is at rest, paused or needs an answer; return its state."""
         with self._changed:
             self._changed.wait_for(lambda: self._settled(), timeout_s)
             return self._progress.state
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Stop at the next safe point and end the thread; True when it has ended.
+        """Stop at the next safe point and end the thread; return whether it has ended.
 
-        Raises the error that the session failed by, unless it is one for people to read.
+        Raises:
+            Exception: The error that the session failed with, unless it is a ShapingError.
         """
         with self._changed:
             self._closing = True
@@ -239,17 +243,17 @@ class LiveSession:
             raise self.error
         return not self._thread.is_alive()
 
-    # -- of the thread -------------------------------------------------------------------------
+    # -- thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._wanted or self._closing or self._due):
-                    # Ended on request is what it is already.
+                    # A stop request needs no action at rest.
                     with suppress(Stopped):
                         self.session.control.rest("open in a chat")
                     self._changed.wait(_REST_S)
-                # What was asked for and waits for the stop is done before the thread ends.
+                # Due actions are performed before the thread ends.
                 due, self._due = self._due, []
                 if not due:
                     if self._closing:
@@ -262,7 +266,7 @@ class LiveSession:
                 if not due:
                     self._run()
             except Exception as error:
-                # Sent here and raised by `close`: an error must not die with its thread.
+                # Reported here and raised by `close`; otherwise it would end with the thread.
                 self.error = error
                 self._set("failed")
                 self.tell("state", f"The session stopped by an error: {error}")
@@ -302,7 +306,7 @@ class LiveSession:
         if self._due and (not self._after_round or state in AT_REST):
             return False
         if state == "waiting":
-            # With a clock it goes on by itself.
+            # With a deadline the session continues without an answer.
             is_open = self._answer is None and self.question is not None
             return is_open and self._deadline is None
         return state in (*AT_REST, "paused") and not self._wanted
@@ -317,7 +321,7 @@ class LiveSession:
 
 
 class _LiveObserver(Observer):
-    """Passes on to a live session what its thread does."""
+    """Observer that reports the work of the thread to its live session."""
 
     interactive = True
     approves = True
@@ -326,7 +330,7 @@ class _LiveObserver(Observer):
         self._live = live
 
     def ask(self, question: ApprovalRequest) -> ApprovalDecision:
-        """Wait for an answer; raises Stopped when the session has to end meanwhile."""
+        """Wait for an answer; raises Stopped if the session has to end first."""
         live = self._live
         with live._changed:
             live.question, live._answer = question, None
@@ -356,7 +360,7 @@ class _LiveObserver(Observer):
 
     @contextmanager
     def stage(self, name: str, number: int) -> Iterator[None]:
-        """Keep track of a stage, and send an event when it ends."""
+        """Track a stage, and send an event when it ends."""
         live, started = self._live, time.monotonic()
         outside = live._progress
         live._stage_began = started
@@ -369,7 +373,7 @@ class _LiveObserver(Observer):
             live.tell("stage", f"{where}{name} done in {seconds:.1f} s")
 
     def progress(self, stage: str, unit: str) -> Callable[[int, int], None]:
-        """Count what is done of the stage."""
+        """Return a callback that counts the finished units of the stage."""
         live = self._live
 
         def report(done: int, total: int) -> None:
@@ -386,7 +390,7 @@ class _LiveObserver(Observer):
         live.tell("plan", f"round {plan.round}: plan accepted, {size}, by {plan.author}", plan)
 
     def round_done(self, current: Round) -> None:
-        """Send the outcome, and stop here where that was wanted."""
+        """Send the finished round, and request a stop if one is due after it."""
         live = self._live
         live.tell("round", f"round {current.number} is done", current)
         with live._changed:
@@ -399,12 +403,12 @@ class _LiveObserver(Observer):
         self._live.tell("warning", text)
 
     def paused(self, why: str) -> None:
-        """Send that the session waits, and why, unless it was asked to."""
+        """Send that the session is paused, with the reason if nobody requested it."""
         self._live._set("paused")
         is_asked = requested(self._live.session.folder) == "pause"
-        self._live.tell("state", "Paused; /continue goes on." if is_asked else f"Paused: {why}")
+        self._live.tell("state", "Paused; /continue resumes." if is_asked else f"Paused: {why}")
 
     def resumed(self) -> None:
-        """Send that it goes on."""
+        """Send that the session continues."""
         self._live._set("waiting" if self._live.question else "working")
-        self._live.tell("state", "Going on.")
+        self._live.tell("state", "The session continues.")

@@ -1,6 +1,6 @@
-"""What a conversation looks up of its live session: rounds, plans, slices.
+"""Current records of a live session: rounds, plans, preferences and slices.
 
-Nothing is kept: a session goes on while a person talks.
+Records are read on every call, since the session continues during the chat.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prompts.vocabulary import Vocabulary
 
 
 class Overview:
-    """One live session as it is now."""
+    """The current records of one live session, and the words of its target."""
 
     def __init__(self, live: LiveSession) -> None:
         self._live = live
@@ -33,21 +33,21 @@ class Overview:
         return self._live.session.rounds()
 
     def last_report(self) -> Report | None:
-        """Return the last report, or None before there is one."""
+        """Return the last report; None: there is none yet."""
         return next((r.report for r in reversed(self.rounds()) if r.report), None)
 
     def last_plan(self) -> Plan | None:
-        """Return the last plan that was accepted, or None before there is one."""
+        """Return the last accepted plan; None: there is none yet."""
         return next((r.plan for r in reversed(self.rounds()) if r.plan), None)
 
     def schedule(self) -> dict[int, LaterRound]:
-        """Return the rounds to come that are scheduled, by their numbers."""
+        """Return the scheduled future rounds by number."""
         past = self.rounds()
         number = 1 + max((r.number for r in past if r.report), default=0)
         return schedule(self.preferences.active(), past, number)
 
     def slices(self) -> list[str]:
-        """Return the slices of the last report, or all values of attributes before there is one."""
+        """Return the slices of the last report, or all attribute values before the first report."""
         if report := self.last_report():
             return [score.key for score in report.slices]
         return [
@@ -55,21 +55,21 @@ class Overview:
         ]
 
     def with_pixel_classes(self) -> Lexicon:
-        """Return the words of the target, and the classes of pixels that have an IoU."""
+        """Return the lexicon of the target with the pixel classes of the last report."""
         report = self.last_report()
         names = list(iou_by_class(report)) if report else []
         return Lexicon(self.vocabulary, names) if names else self.lexicon
 
     def pixel_classes_in(self, text: str) -> dict[str, tuple[str, ...]]:
-        """Return the classes of pixels that a text names, as values of "iou"."""
+        """Return the pixel classes named in a text under the key "iou"; {}: none."""
         named = self.with_pixel_classes().read(text)[0]
         return {"iou": named["iou"]} if "iou" in named else {}
 
     def slice_of(self, text: str) -> Preference:
-        """Return a preference for the slice that a text names.
+        """Return a preference of kind "focus" for the slice named in a text.
 
         Raises:
-            ToolError: The text names none.
+            ToolError: The text names no slice, or values that exclude each other.
         """
         given = slice_attributes(unquoted(text))
         if given is not None:
@@ -93,7 +93,7 @@ class Overview:
 
 
 def say_progress(live: LiveSession) -> str:
-    """Return in one line where a session stands."""
+    """Return the progress of a session in one line."""
     now = live.progress
     if now.state == "waiting":
         auto = "" if now.auto_s is None else f", approved by itself in {now.auto_s:.0f} s"

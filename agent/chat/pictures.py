@@ -29,9 +29,14 @@ _WIDTH_PX = 512
 def of_prompts(
     session: Session, target: Target, prompts: Sequence[PromptSpec], name: str, index: int | None
 ) -> Picture | None:
-    """Return generated images of prompts, those the audit rejects last; None before there are any.
+    """Return a montage of generated images of prompts, rejected ones last; None: there are none.
 
-    index: of one image of the prompt, or None for up to 16 of all.
+    Args:
+        session: The session.
+        target: Target of the session.
+        prompts: The prompts.
+        name: What they have in common, for the caption and the file name.
+        index: Index of a single image of a prompt; None: up to 16 images of all prompts.
     """
     kinds = tasks.build(session.settings.dstm.task).needs
     ids = {prompt.id for prompt in prompts}
@@ -47,7 +52,10 @@ def of_prompts(
 
 
 def of_slice(session: Session, target: Target, preference: Preference) -> Picture | None:
-    """Return real feedback photographs of a slice, wrongly predicted ones first, or None."""
+    """Return a montage of feedback photographs of a slice; None: there are none.
+
+    In classification, photographs with a low probability of the true class come first.
+    """
     rows = [
         row
         for row, attributes in enumerate(target.split("feedback").attributes)
@@ -57,7 +65,7 @@ def of_slice(session: Session, target: Target, preference: Preference) -> Pictur
 
 
 def of_photograph(session: Session, target: Target, name: str) -> Picture | None:
-    """Return one feedback photograph by its id, or None where there is none."""
+    """Return one feedback photograph by its id; None: unknown id."""
     rows = [row for row, id_ in enumerate(target.split("feedback").ids) if id_ == name]
     return _of_photographs(session, target, rows, name) if rows else None
 
@@ -71,7 +79,7 @@ def _of_photographs(session: Session, target: Target, rows: list[int], name: str
         feedback, predictions = predictions_on(target, session.folder, measured[-1])
         task, values = tasks.build(predictions.task), predictions.values
         if values.ndim == 2:
-            # Classes: the probability of the true one, so that errors come first.
+            # Classification: by the probability of the true class, so that errors come first.
             rows = sorted(rows, key=lambda row: values[row][feedback.classes[row]])
         rows = rows[:N_SHOWN]
         names = label_names(target, task)

@@ -1,6 +1,6 @@
-"""How a line of the chat changes the plan that waits: `/edit` and `/add`.
+"""Edits of the pending plan by the chat commands `/edit` and `/add`.
 
-Edits are pure functions: a plan and a line give a draft, which is checked like any other. They
+Edits are pure functions from a plan and a line to a draft, which is validated like any other. They
 raise ToolError with the legal forms.
 """
 
@@ -26,9 +26,13 @@ _TIMES = re.compile(r"[x×]\s?(-?\d+)|(-?\d+)\s?[x×]")  # noqa: RUF001 (people 
 
 
 def edited(plan: Plan, text: str, n_images: int, vocabulary: Vocabulary) -> PlanDraft:
-    """Return a plan as a line in the form `EDIT` changes it; rows are counted from 1.
+    """Apply a line of the form `EDIT` to a plan; rows are counted from 1.
 
-    n_images: the budget of the round; other rows give way in proportion where a count exceeds it.
+    Args:
+        plan: The plan.
+        text: The line.
+        n_images: Images of the round; if a count exceeds them, other rows shrink in proportion.
+        vocabulary: Vocabulary of the target.
     """
     words = split_words(text)
     if len(words) < 2 or not words[0].isdecimal():
@@ -41,7 +45,7 @@ def edited(plan: Plan, text: str, n_images: int, vocabulary: Vocabulary) -> Plan
     value = value or " ".join(words[2:])
     if field in ("remove", "delete"):
         if len(drafts) == 1:
-            raise ToolError("It is the only row; /reject has the plan made again.")
+            raise ToolError("It is the only row; /reject requests a new plan.")
         del drafts[number - 1]
     elif field in ("count", "images"):
         count = whole_number(value, n_images)
@@ -57,13 +61,13 @@ def edited(plan: Plan, text: str, n_images: int, vocabulary: Vocabulary) -> Plan
 
 
 def added(plan: Plan, draft: PromptDraft, n_images: int) -> PlanDraft:
-    """Return a plan with one more prompt; the others give way where the budget is exceeded."""
+    """Add a prompt to a plan; the others shrink in proportion if `n_images` is exceeded."""
     drafts = _fitted([*map(_as_draft, plan.prompts), draft], len(plan.prompts), n_images)
     return _with_prompts(plan, drafts)
 
 
 def read_addition(text: str, n_images: int) -> PromptDraft:
-    """Read a prompt in the form `ADD`, of 1 to `n_images` images."""
+    """Parse a prompt of the form `ADD`, with 1 to `n_images` images."""
     words = split_words(text)
     texts: list[str] = []
     count = None
@@ -98,11 +102,16 @@ def remade(
     held: Sequence[Preference],
     vocabulary: Vocabulary,
 ) -> ResolvedDraft:
-    """Return what was made of a draft with a person's own in its place.
+    """Return a resolved draft with an edited draft in place of the resolved one.
 
-    plan: that of the new draft, which says what the wishes that hold have moved by now.
+    Args:
+        resolved: The resolved draft.
+        draft: The edited draft.
+        plan: Plan of the edited draft, whose shares replace those after each shift.
+        held: Active preferences.
+        vocabulary: Vocabulary of the target.
     """
-    by_id = {wish.id: wish for wish in held}
+    by_id = {preference.id: preference for preference in held}
     shifts = [
         shift.model_copy(update={"after": share(by_id[shift.preference], plan.prompts, vocabulary)})
         for shift in resolved.shifts
@@ -112,7 +121,7 @@ def remade(
 
 
 def _changed(draft: PromptDraft, key: str, value: str, vocabulary: Vocabulary) -> PromptDraft:
-    """Return a prompt with another value of an attribute, or class, and its caption."""
+    """Return a prompt with another attribute value or class, and the caption of its attributes."""
     if key == "class":
         named = [c for c in vocabulary.classes if value_of(c) == value_of(value)]
         value = named[0] if named else value
@@ -147,7 +156,7 @@ def _changed(draft: PromptDraft, key: str, value: str, vocabulary: Vocabulary) -
 
 
 def _fitted(drafts: list[PromptDraft], fixed: int, n_images: int) -> list[PromptDraft]:
-    """Return drafts whose counts fit the budget; all but one give way in proportion."""
+    """Shrink all drafts but `fixed` in proportion to `n_images` in total; drop empty ones."""
     total, left = sum(d.count for d in drafts), n_images - drafts[fixed].count
     others = [d for i, d in enumerate(drafts) if i != fixed]
     if total <= n_images or not others:

@@ -1,4 +1,4 @@
-"""Preferences of a person in a live session: journaled, checked against one another, taken back."""
+"""User preferences of a session: journaled, checked against one another, and revoked."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from tools.targets import Target
 
 SCHEDULE = "/budget schedule 100, 300 60% SLICE, 200"
 MADE_BEFORE = Line(
-    "The plan that waits was made before; /approve accepts it as it is, /reject has it made again."
+    "The pending plan was made before; /approve accepts it as it is, /reject requests a new one."
 )
-# More than a person can keep in mind, and than a prompt should say.
+# More preferences would overload the user and the prompt of a language model.
 MAX_PREFERENCES = 30
 
 
 class PreferenceStore:
-    """The preferences of one session, as its journal holds them."""
+    """The preferences of one session, read from its journal and written to it."""
 
     def __init__(self, session: Session, target: Target) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class PreferenceStore:
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """The target's words as people say them."""
+        """Words of the target and their everyday variants."""
         return Lexicon(self._vocabulary)
 
     @cached_property
@@ -71,44 +71,45 @@ class PreferenceStore:
         return distribution_of(self._target, least)
 
     def active(self) -> list[Preference]:
-        """Return the preferences that hold, the oldest first."""
+        """Return the active preferences, oldest first."""
         return active_preferences(self._journal.events(*STEERING))
 
     def additions(self) -> list[Addition]:
-        """Return the additions that no plan has taken up yet."""
+        """Return the additions that are not part of a plan yet."""
         return additions(self._journal.events(*STEERING))
 
     def effects(self) -> list[tuple[Preference, PreferenceEffect]]:
-        """Return what became of the preferences so far."""
+        """Return the measured effects of active preferences; unmeasured ones are left out."""
         events = self._journal.events(*STEERING)
         return effects(active_preferences(events), events, self._session.rounds())
 
     def ids(self) -> list[str]:
-        """Return the ids of what a person can take back."""
+        """Return the ids of active preferences and open additions, which the user can revoke."""
         return [p.id for p in self.active()] + [addition.id for addition in self.additions()]
 
     def changed_after(self, question: str) -> bool:
-        """Return whether a preference was stated or taken back after a plan was proposed.
+        """Return whether a preference was stated or revoked after a plan was proposed.
 
-        question: the key of the question about the plan, approval/ROUND/CALL.
+        Args:
+            question: Key of the approval request of the plan, approval/ROUND/CALL.
         """
         events = self._journal.events(ProposedEvent, WishEvent, ForgetEvent)
         return f"proposed/{question.removeprefix('approval/')}" in [e.key for e in events[:-1]]
 
     def next_round(self) -> int:
-        """Return the round whose plan is the next to be accepted."""
+        """Return the number of the round after the last accepted plan."""
         plans = [r.plan for r in self._session.rounds() if r.plan]
         return plans[-1].round + 1 if plans else 1
 
     def take_all(self, preferences: Sequence[Preference], text: str) -> list[Block]:
-        """Take up all preferences of a sentence that can be, and give a reason for the others."""
+        """Adopt the preferences of a sentence, except for those that conflict, with the reasons."""
         blocks: list[Block] = []
-        against = [p for p in itertools.combinations(preferences, 2) if self._exclude(*p)]
-        for one, other in against:
+        conflicts = [p for p in itertools.combinations(preferences, 2) if self._exclude(*p)]
+        for one, other in conflicts:
             text = f'"{one.say()}" and "{other.say()}" contradict each other'
             blocks.append(Line(f"Not taken: {text}. Say one of them.", "error"))
         for preference in preferences:
-            if any(preference in pair for pair in against):
+            if any(preference in pair for pair in conflicts):
                 continue
             try:
                 blocks += self.take(preference, text)
@@ -117,18 +118,18 @@ class PreferenceStore:
         return blocks
 
     def take(self, preference: Preference, text: str) -> list[Block]:
-        """Journal a preference and repeat it.
+        """Adopt and journal a preference; return its confirmation.
 
         Args:
-            preference: What is wanted; its id and round are set here.
-            text: The words of the person, for a preference without a text.
+            preference: The preference; its id and round are set here.
+            text: Words of the user, stored if the preference has no text.
 
         Raises:
-            ToolError: With the others that hold, it cannot be followed.
+            ToolError: It cannot be followed with the active preferences, or these are too many.
         """
         active = self.active()
         if len(active) >= MAX_PREFERENCES:
-            raise ToolError(f"{MAX_PREFERENCES} preferences hold already; /forget ID removes one.")
+            raise ToolError(f"{MAX_PREFERENCES} preferences are active; /forget ID removes one.")
         number = 1 + len(self._journal.events(WishEvent, undone=True))
         since = preference.since if preference.schedule else self.next_round()
         fields = {"id": f"w{number}", "since": since}
@@ -136,7 +137,7 @@ class PreferenceStore:
         same = [p for p in active if p.attributes == new.attributes]
         for old in same:
             if new.factor is None and new.say() == old.say():
-                return [Line(f"That holds already: {old.id} {old.say()}.")]
+                return [Line(f"That is already active: {old.id} {old.say()}.")]
         is_bounded = new.has_share or new.kind in ("mix", "schedule")
         replaced = [p for p in same if is_bounded and p.kind == new.kind]
         others = [p for p in active if p not in replaced]
@@ -168,7 +169,7 @@ class PreferenceStore:
         return blocks
 
     def _exclude(self, one: Preference, other: Preference) -> bool:
-        """Return whether two preferences of a sentence cannot be followed together, only alone."""
+        """Return whether two preferences of a sentence can be followed alone but not together."""
         pairs = (one, other), (other, one)
         return opposed(one, other) or any(
             self._fails(new, [old]) and not self._fails(new, []) for new, old in pairs
@@ -182,38 +183,39 @@ class PreferenceStore:
         return False
 
     def _check(self, new: Preference, others: Sequence[Preference]) -> None:
-        """Raise ToolError where a preference cannot be followed beside others."""
+        """Raise ToolError if a preference cannot be followed together with others."""
         constraints = [p for p in others if p.is_constraint]
         beside = f" beside {_names(constraints)}" if constraints else ""
         if new.is_constraint:
             if not possible([*others, new], self._distribution, self._vocabulary):
                 raise ToolError(f"{new.say()}{beside} leaves nothing to draw. /forget ID helps.")
             return
-        against = [p for p in others if opposed(new, p) and not (new.factor and p.factor)]
-        if against:
-            raise ToolError(f"{new.say()} contradicts {_names(against)}. /forget ID removes one.")
+        opposite = [p for p in others if opposed(new, p) and not (new.factor and p.factor)]
+        if opposite:
+            raise ToolError(f"{new.say()} contradicts {_names(opposite)}. /forget ID removes one.")
         if new.kind in ("fewer", "at_most", "note", "mix", "schedule"):
             return
-        apart = [
+        disjoint = [
             p
             for p in others
             if p.has_share
             and p.min_share
             and any(not {*v} & {*new.attributes.get(k, v)} for k, v in p.attributes.items())
         ]
-        total = sum(p.min_share or 0 for p in (new, *apart))
+        total = sum(p.min_share or 0 for p in (new, *disjoint))
         if new.min_share and total > 1.0001:
+            names = _names(disjoint)
             raise ToolError(
-                f"with {_names(apart)} that is {total:.0%} of the images. /forget ID removes one."
+                f"with {names} that is {total:.0%} of the images. /forget ID removes one."
             )
         if not drawable(new, others, self._distribution, self._vocabulary):
             raise ToolError(f"{new.say()}{beside}: nothing of it can be drawn. /forget ID helps.")
 
     def mix(self, text: str, dstm: DstmSettings, past: Sequence[Round]) -> list[Block]:
-        """Take up another share of generated images in trainings: "20%", "less" or "more".
+        """Adopt a share of generated images in training: "20%", "less" or "more".
 
         Raises:
-            ToolError: The DSTM does not learn from both, or the share is out of bounds.
+            ToolError: The DSTM is not trained on both kinds, or the share is out of bounds.
         """
         if dstm.train_on != "real+synthetic":
             raise ToolError(f"dstm.train_on is {dstm.train_on}: there is nothing to mix.")
@@ -228,10 +230,10 @@ class PreferenceStore:
         return self.take(Preference(synthetic_share=share), f"synthetic {text}")
 
     def schedule(self, text: str) -> list[Block]:
-        """Take up the images of all rounds to come: "100, 300 60% poly, 200".
+        """Adopt a schedule of the images of all future rounds: "100, 300 60% poly, 200".
 
         Raises:
-            ToolError: It cannot be read, or does not fit the rounds and images that are left.
+            ToolError: The text cannot be parsed, or exceeds the remaining rounds or images.
         """
         settings, past, later = self._session.settings, self._session.rounds(), []
         opened = [event.round for event in self._journal.events(OpeningEvent)]
@@ -261,10 +263,10 @@ class PreferenceStore:
         return self.take(Preference(schedule=tuple(later), since=number), f"schedule {text}")
 
     def forget(self, text: str) -> list[Block]:
-        """Take preferences and additions back: of an id, about the values that words name, or all.
+        """Revoke preferences and additions: by ids, by the values named in the text, or all.
 
         Raises:
-            ToolError: There is none of them.
+            ToolError: Nothing matches the text.
         """
         ids, text = self.ids(), unquoted(text)
         named = self.lexicon.read(text)[0]
@@ -277,7 +279,7 @@ class PreferenceStore:
             ]
         if not chosen:
             if not ids:
-                raise ToolError("There is no preference that could be taken back.")
+                raise ToolError("There is no preference to forget.")
             raise ToolError(unknown("preference", one_line(text, 40), ids))
         known = {p.id: f"{p.id} ({p.say()})" for p in self.active()}
         for name in chosen:
@@ -286,16 +288,16 @@ class PreferenceStore:
         return [Line(f"Forgotten: {names}.", "good")]
 
     def back(self, text: str = "") -> list[Block]:
-        """Take back the last addition, or the preferences of the last sentence, if not followed."""
+        """Revoke the last addition, or preferences of one sentence, that no plan has followed."""
         steered = self._journal.events(SteeredEvent)
         followed = {shift["wish"] for event in steered for shift in event.shifts}
-        # Both have their key from their id: wish/w3, addition/a1.
+        # Keys contain the id: wish/w3, addition/a1.
         events = self._journal.events(WishEvent, AdditionEvent)
         ids = [str(event.key).partition("/")[2] for event in events]
         active = self.ids()
         open_ids = [name for name in ids if name in active and name not in followed]
         if open_ids:
-            # All of one sentence: those of the last one have their words.
+            # Preferences of one sentence have the same text.
             texts = {p.id: p.text for p in self.active()}
             last = texts.get(open_ids[-1])
             later = itertools.takewhile(lambda name: texts.get(name) == last, reversed(open_ids))
@@ -306,7 +308,7 @@ class PreferenceStore:
         return [
             Line(
                 f"No preference is newer than the plan of round {number}; /undo takes that plan "
-                "back, with all that came of it."
+                "back, with its images and model."
             )
         ]
 

@@ -1,4 +1,4 @@
-"""Answers to what a person asks about a live session: its state, plans, failures and pictures."""
+"""Read-only chat commands: status, plans, failures, pictures and budget of a live session."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ from memory.records import Plan, PromptSpec
 from prompts.printable import one_line
 from tools.targets import SPLITS
 
-# Slices in the facts of a language model, the worst first.
+# Slices, worst first, in the facts for a language model.
 _N_SLICES = 12
 _PROMPT_ID = re.compile(r"(r\d{3}p\d{2,3})(?:-(\d{4}))?")
 
 
 class Queries(Overview):
-    """What is shown of one live session when it is asked for; nothing is changed by it.
+    """Read-only commands on one live session.
 
-    Each takes the text after its command, and raises ToolError for one that names nothing.
+    Methods take the arguments of their command as text, and raise ToolError if it names nothing.
     """
 
     def status(self, text: str = "") -> list[Block]:
-        """Show where the session stands, its preferences and their effect."""
+        """Show the progress of the session, its scores, and preferences with their effects."""
         session, now = self._live.session, self._live.progress
         settings = session.settings
         done = session.n_done()
@@ -80,15 +80,16 @@ class Queries(Overview):
         ]
         blocks += [Line(f"Schedule: {text}.")] if (text := self._scheduled()) else []
         if now.state == "waiting":
-            blocks.append(Line("It waits for you: /plan, /approve, /edit, /reject.", "bold"))
+            text = "The session waits for you: /plan, /approve, /edit, /reject."
+            blocks.append(Line(text, "bold"))
         ended = session.journal.events(EndedEvent) if now.state in AT_REST else ()
         blocks += [Line(f"It ended, as {event.message}.") for event in ended[-1:]]
         if now.state in ("idle", "paused", "failed"):
-            blocks.append(Line("/continue goes on.", "bold"))
+            blocks.append(Line("/continue resumes the session.", "bold"))
         return blocks
 
     def facts(self) -> list[str]:
-        """Return all that is known of the session as lines of text, each once."""
+        """Return the records of the session for a language model as distinct lines of text."""
         past, report = self.rounds(), self.last_report()
         blocks = [*self.status(), *self.worth(), *self.baseline(), *self.data(), *self.synthetic()]
         blocks += [*self.budget(), *self.classes(), *history_lines(past), *self.plan(), *self.why()]
@@ -103,7 +104,7 @@ class Queries(Overview):
         return list(dict.fromkeys(plain_text(blocks).splitlines()))
 
     def failures(self, text: str = "") -> list[Block]:
-        """Show where the model fails on real photographs; of a slice, with pictures."""
+        """Show the failures on real photographs, of one slice with pictures."""
         inspected = [r for r in self.rounds() if r.is_inspected]
         number, text = _round_of(text)
         inspected = [r for r in inspected if number in (None, r.number)]
@@ -126,9 +127,9 @@ class Queries(Overview):
             report = self.last_report()
             slices = report.slices if report else ()
             accuracy = [estimate_text(s.accuracy) for s in slices if s.key == preference.name]
-            text = f"accuracy {accuracy[0]}" if accuracy else "it is not measured"
+            text = f"accuracy {accuracy[0]}" if accuracy else "its accuracy is not measured"
             blocks = [Line(f"{preference.name} is not among the failures: {text}")]
-        with suppress(DataError):  # a record without its predictions
+        with suppress(DataError):  # no stored predictions
             picture = pictures.of_slice(
                 self._live.session, self._live.components.target, preference
             )
@@ -136,7 +137,7 @@ class Queries(Overview):
         return blocks
 
     def show(self, text: str = "") -> list[Block]:
-        """Show pictures of a prompt, an image, a photograph, a slice, or of what fails worst."""
+        """Show pictures of a prompt, an image, a photograph, a slice, or the worst failure."""
         session, target = self._live.session, self._live.components.target
         rounds = self.rounds()
         text = unquoted(text)
@@ -169,7 +170,7 @@ class Queries(Overview):
         return blocks or [Line(f"There are no pictures of {preference.name}.")]
 
     def _discovered(self, name: str) -> list[Block]:
-        """Show the last cluster or direction of a name, "direction 8ffc3b"; nothing for others."""
+        """Show the latest cluster or direction of a name, e.g. "direction 8ffc3b"; [] for none."""
         name = name.partition(":")[0].lower()
         for past in reversed(self.rounds()):
             for failure in past.failures:
@@ -182,7 +183,7 @@ class Queries(Overview):
         return []
 
     def plan(self, text: str = "") -> list[Block]:
-        """Show the plan that waits, or the last one; all: every prompt; of a slice, its part."""
+        """Show the pending or last plan; "all": every prompt; a slice: its score and share."""
         question, preferences = self._live.question, self.preferences.active()
         number, text = _round_of(text)
         if number is not None:
@@ -202,7 +203,7 @@ class Queries(Overview):
         return ([Line(done)] if is_done else []) + self.summary(None)
 
     def summary(self, request: ApprovalRequest | None, number: int | None = None) -> list[Block]:
-        """Show in at most 12 lines the plan that waits, or that of a round, or the last one."""
+        """Show the requested plan, that of a round, or the last one in at most 12 lines."""
         plans = [r.plan for r in self.rounds() if r.plan]
         plan = request.plan if request and request.plan else self._plan_of(number)
         before = [p for p in plans if p.round < plan.round]
@@ -212,7 +213,7 @@ class Queries(Overview):
         )
 
     def why(self, text: str = "") -> list[Block]:
-        """Show the reasons for the plan, or for one of its prompts."""
+        """Show the reasons for a plan, one of its prompts, or the images of a slice."""
         question = self._live.question
         number, text = _round_of(text)
         plan = question.plan if question and question.plan else self.last_plan()
@@ -236,7 +237,7 @@ class Queries(Overview):
         return blocks
 
     def _plan_of(self, number: int | None) -> Plan:
-        """Return the plan of a round, None: the last one; raises ToolError where it has none."""
+        """Return the plan of a round, None: the last plan; raises ToolError if there is none."""
         plans = {r.number: r.plan for r in self.rounds() if r.plan}
         if number is not None and number not in plans:
             raise ToolError(f"Round {number} has no plan; rounds with one: {[*plans]}.")
@@ -249,13 +250,13 @@ class Queries(Overview):
         return [*blocks, _reasons(matching)] if matching else blocks
 
     def about(self, named: dict[str, tuple[str, ...]]) -> list[Block]:
-        """Show the scores of the slices that values name, and their part of the plan."""
+        """Show the scores of named slices, and their share of the pending or last plan."""
         question = self._live.question
         plan = question.plan if question and question.plan else self.last_plan()
         return slice_lines(named, self.rounds(), plan, self.vocabulary)
 
     def baseline(self, text: str = "") -> list[Block]:
-        """Show whether images help: round 0 and the latest round, and the sealed test."""
+        """Show whether images help: round 0 against the latest round, and the sealed test."""
         session, past = self._live.session, self.rounds()
         delivery = read_delivery(session.folder)
         n_known = max((r.number for r in past if r.report), default=0)
@@ -264,7 +265,7 @@ class Queries(Overview):
         return blocks + (delivery_blocks(delivery) if delivery and is_last else [])
 
     def worth(self, text: str = "") -> list[Block]:
-        """Show whether another round is worth it: trend, cost, what the plan expects."""
+        """Show whether another round is worth it: trend, cost, expectation of the pending plan."""
         session, question = self._live.session, self._live.question
         blocks = worth_lines(self.rounds(), session.settings, session.n_done())
         if question and question.expectation:
@@ -276,7 +277,7 @@ class Queries(Overview):
         return class_lines(self.rounds(), self.vocabulary)
 
     def prompts(self, text: str = "") -> list[Block]:
-        """Show what was kept of each prompt, and its credit; text: "best" for these first."""
+        """Show the kept rate and credit of each prompt, worst first; text "best": best first."""
         audited = self._live.session.settings.audit.method != "none"
         return prompt_lines(self.rounds(), audited, text == "best")
 
@@ -300,7 +301,7 @@ class Queries(Overview):
         ]
 
     def data(self, text: str = "") -> list[Block]:
-        """Show how many photographs and images there are, and what the audit kept."""
+        """Show the number of photographs, of images made, and of images kept by the audit."""
         session = self._live.session
         delivery = read_delivery(session.folder)
         n_sealed = delivery.changes[0].difference.n if delivery else None
@@ -311,21 +312,22 @@ class Queries(Overview):
         return [photographs, *data_lines(self.rounds(), session.settings, n_sealed)]
 
     def synthetic(self) -> list[Block]:
-        """Show which share of a training's draws are generated images."""
+        """Show the training data and the share of generated images."""
         preferences = self.preferences.active()
         return mix_lines(self._live.session.settings.dstm, self.rounds(), preferences)
 
     def changes(self, text: str = "") -> list[Block]:
-        """Show what has changed since a round, the first by default, and effects of preferences.
+        """Show the changes between two rounds, and the effects of preferences.
 
-        text: a round, or two: of the first to the second, by default the last.
+        Args:
+            text: One or two round numbers; by default the first and the last evaluated round.
         """
         past = [r for r in self.rounds() if r.report and r.report.metrics]
         if len(past) < 2:
             text = f"Rounds measured: {len(past)}; changes show after the second."
             return [Line(text)]
-        given = [next((r for r in past if str(r.number) == word), None) for word in text.split()]
-        first, last = (*(given or past[:1]), past[-1])[:2]
+        named = [next((r for r in past if str(r.number) == word), None) for word in text.split()]
+        first, last = (*(named or past[:1]), past[-1])[:2]
         if not first or not last or first.number >= last.number:
             numbers = f"{past[0].number} to {past[-2].number}"
             raise ToolError(f"Say a round before the last one: {numbers}.")
@@ -335,7 +337,7 @@ class Queries(Overview):
         ]
 
     def memory(self, text: str) -> list[Block]:
-        """Show what all sessions have learnt about something."""
+        """Search the memory of all sessions, by default for the worst slice."""
         report = self.last_report()
         text = unquoted(text) or f"what helped on {report.worst_slice if report else 'all'}"
         components = self._live.components
@@ -343,7 +345,7 @@ class Queries(Overview):
         return [hit_table(hits) if hits else Line("Nothing is remembered yet.")]
 
     def budget(self) -> list[Block]:
-        """Show what is spent and left."""
+        """Show the spent and remaining budget."""
         session = self._live.session
         rows = budget_rows(
             session.settings,
@@ -364,7 +366,7 @@ class Queries(Overview):
         return [table, Line(images), *self._time_left(), *later]
 
     def _scheduled(self) -> str:
-        """Say the schedule of the rounds to come."""
+        """Return the schedule of future rounds as text; "": there is none."""
         planned = self.schedule()
         return (
             f"from round {min(planned)} on {schedule_text([*planned.values()])}" if planned else ""
@@ -386,7 +388,7 @@ class Queries(Overview):
         ]
 
     def _time_left(self) -> list[Block]:
-        """Show how long the rounds that are left take, by the time of the last one."""
+        """Estimate the time of the remaining rounds from that of the last one."""
         session, past = self._live.session, self.rounds()
         done = [r for r in past if r.report and r.training]
         n_left = session.settings.session.rounds - session.n_done()
@@ -394,10 +396,10 @@ class Queries(Overview):
             return []
         minutes = n_left * sum(done[-1].seconds.values()) / 60
         rounds = f"{n_left} round{'s' if n_left > 1 else ''}"
-        return [Line(f"About {minutes:.1f} min for {rounds} more, as long as the last one each.")]
+        return [Line(f"About {minutes:.1f} min for {rounds} more, by the time of the last one.")]
 
     def _prompt(self, plan: Plan, text: str) -> PromptSpec:
-        """Return the prompt of a row of a plan, or the one of any round that has an id."""
+        """Return a prompt by its row in a plan, or by its id from any round."""
         if text.isdecimal() and 1 <= int(text[:6]) <= len(plan.prompts):
             return plan.prompts[int(text[:6]) - 1]
         specs = {p.id: p for r in self.rounds() if r.plan for p in r.plan.prompts}
@@ -409,13 +411,13 @@ class Queries(Overview):
 
 
 def _round_of(text: str) -> tuple[int | None, str]:
-    """Return the round that "round 2" names, or None, and the rest of the text."""
+    """Return N and "" for the text "round N", otherwise None and the text."""
     match = re.fullmatch(r"round (\d{1,6})", text.strip())
     return (int(match[1]), "") if match else (None, text)
 
 
 def preference_tables(store: PreferenceStore) -> list[Block]:
-    """Return the preferences that hold and their effects; no table without any."""
+    """Return a table of active preferences with effects and open additions; [] for none."""
     measured = {preference.id: effect.say() for preference, effect in store.effects()}
     rows = [
         [p.id, p.say(), f"round {p.since}", measured.get(p.id, "not measured yet")]

@@ -1,6 +1,6 @@
-"""Replies to plain words that were not, or not clearly, understood.
+"""Replies to plain words that the grammar cannot parse, or not unambiguously.
 
-Nothing is guessed: each reply names the words, why nothing was done, and what would be understood.
+Nothing is guessed: a reply names the words, the reason, and a wording that can be parsed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ _MAX_WORDS, _MAX_CHARS = 8, 400
 def not_taken(
     result: ParseResult, overview: Overview, taken: Sequence[Preference] = ()
 ) -> list[Block]:
-    """Return what of a text was not taken up, why, and how it could be said.
+    """Explain which parts of a text had no effect, why, and how to word them.
 
-    taken: the preferences that came of the same text, which may now mean too much.
+    Args:
+        result: The parsed text.
+        overview: Records and words of the session.
+        taken: Preferences adopted from the same text, which may be broader than meant.
     """
     reasons = [_unclear(text, name) for text, name in result.unclear]
     if result.named and not result.unclear:
@@ -41,7 +44,7 @@ def not_taken(
         )
     if result.beside:
         commands = ", ".join(f"/{command}" for command in result.beside)
-        reasons.append(f"Not run, as not all is understood: {commands}.")
+        reasons.append(f"Not run, since the text is not fully understood: {commands}.")
     if taken and result.unknown:
         commands = ", ".join(f"/forget {preference.id}" for preference in taken)
         reasons.append(f"To take back what was understood: {commands}")

@@ -1,4 +1,4 @@
-"""The terminal of a conversation: a prompt with history and completion, or the lines of a pipe."""
+"""Terminal chat: a prompt with history and completion, or lines of a pipe."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ _LEAVE = ("/quit", "/exit")
 def chat(
     settings: Settings, auto_s: float | None, stdin: IO[str], terminal: Mapping[str, str]
 ) -> None:
-    """Open a session and talk about it until the person leaves or the input ends.
+    """Open a session and chat about it until the user leaves or the input ends.
 
-    terminal: environment variables that say what the terminal can show. Leaving stops the session
-    at its next safe point; the same command, or `shaping resume NAME`, goes on.
+    Leaving stops the session at its next safe point; the same command, or `shaping resume NAME`,
+    continues it.
+
+    Args:
+        settings: Settings of the session.
+        auto_s: Seconds after which a plan is approved without an answer; None: never.
+        stdin: Terminal, or lines of a pipe.
+        terminal: Environment variables that describe the terminal.
     """
     name = settings.session.name or next_name(settings.home, settings.stem)
     with open_session(settings, name) as session:
@@ -49,7 +55,7 @@ def _at_terminal(session: Session, auto_s: float | None, terminal: Mapping[str, 
 
     history = session.settings.home / "chat-history"
     with patch_stdout(raw=True):
-        # Made here, so that it writes above the prompt.
+        # Created within patch_stdout, so that it prints above the prompt.
         console = Console(file=sys.stdout, force_terminal=True, highlight=False)
         with _conversation(session, auto_s, console, _can_show(terminal)) as conversation:
             live = conversation.live
@@ -154,7 +160,7 @@ def _completer(conversation: Conversation) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     class Words(Completer):
-        """Completes commands, then ids, slices and values of attributes."""
+        """Completer of commands, then of ids, slices and attribute values."""
 
         def get_completions(
             self, document: Document, complete_event: CompleteEvent

@@ -1,1 +1,1 @@
-"""The command `shaping`: parse, build, print."""
+"""The command line `shaping`: parses options, builds settings, prints results."""

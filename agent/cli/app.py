@@ -1,4 +1,4 @@
-"""The command `shaping`: assembles the commands, and turns errors into messages and exit codes."""
+"""The command line `shaping`: assembles commands, and maps errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ EPILOG = (
 _STORAGE = 3
 
 
-# Of click, which Typer has a copy of: its only usage error that Typer names is a kind of it.
+# click's class in the copy of click within Typer, which exports only its subclass BadParameter.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 class Explained(TyperGroup):
-    """A group of commands whose errors are explained in a line and by the exit code."""
+    """A command group that reports errors as a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; turn a ShapingError or Ctrl-C into a message and an exit code."""
+        """Run the command; report a ShapingError or Ctrl-C as a message and an exit code."""
         words = list(ctx.args)
         try:
             return super().invoke(ctx)

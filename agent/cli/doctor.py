@@ -1,4 +1,4 @@
-"""What this machine has and lacks for a session, each with what adds it."""
+"""Checks of this machine for sessions: packages, device, memory, disk, models and brain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ _MIN_FREE_GIB = 2.0
 
 
 class Check(NamedTuple):
-    """One line of the doctor: `fix` is what to do, empty when all is well."""
+    """A check of the doctor.
+
+    Attributes:
+        name: What is checked.
+        detail: Result of the check.
+        fix: What to do; "": the check passed.
+        required: Whether sessions need it.
+    """
 
     name: str
     detail: str
@@ -39,12 +46,12 @@ class Check(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether the check passed."""
         return not self.fix
 
 
 def checks(home: Path) -> list[Check]:
-    """Look at packages, device, memory, disk and models; `home` is where sessions are written."""
+    """Check packages, device, memory, disk and models; `home` is the home folder of sessions."""
     return [
         Check("Python", platform.python_version()),
         *(package(name) for name in PACKAGES),
@@ -59,9 +66,10 @@ def checks(home: Path) -> list[Check]:
 
 
 def brain(settings: Settings) -> list[Check]:
-    """Make one real tool call in each way with the brain of the settings, if it is a model.
+    """Check the tool calls and vision of the brain of the settings, if it is a language model.
 
-    Raises SettingsError for a brain that cannot be built.
+    Raises:
+        SettingsError: The brain cannot be built.
     """
     from agent import brains
     from agent.brains.probe import probe
@@ -70,7 +78,7 @@ def brain(settings: Settings) -> list[Check]:
     from prompts.vocabulary import load_vocabulary
 
     name = f"brain {settings.brain}"
-    # The probe asks nothing about the target, so its photographs are not read.
+    # The probe does not depend on the target, so photographs are not read.
     nothing = AttributeDistribution(
         rows=(AttributeCombination(attributes={}, class_name="any", n=1),)
     )
@@ -81,7 +89,7 @@ def brain(settings: Settings) -> list[Check]:
     try:
         result = probe(built.model)
     except BrainError as error:
-        return [Check(name, str(error), "Do as it says, and run this again.")]
+        return [Check(name, str(error), "Follow the message, and run this again.")]
     speed = result.tokens_per_second
     pace = "" if speed is None else f", {speed:g} tokens/s"
     chosen = result.mode if settings.llm.mode == "auto" else settings.llm.mode
@@ -98,14 +106,14 @@ def brain(settings: Settings) -> list[Check]:
 
 
 def _sight(model: RemoteModel, is_used: bool) -> Check:
-    """Show a drawn picture to a model."""
+    """Check whether a model can see, with a synthetic picture."""
     from agent.brains.sight import probe_sight
 
     name = "sees pictures"
     try:
         sight = probe_sight(model)
     except BrainError as error:
-        return Check(name, str(error), "Do as it says, and run this again.", required=is_used)
+        return Check(name, str(error), "Follow the message, and run this again.", required=is_used)
     if not sight.sees:
         fix = "Set llm.images=false, or choose a model that sees." if is_used else ""
         return Check(name, f"no: {sight.detail}", fix)
@@ -114,7 +122,7 @@ def _sight(model: RemoteModel, is_used: bool) -> Check:
 
 
 def package(name: str, use: str | None = None) -> Check:
-    """Look for an installed distribution; one with a `use` is optional."""
+    """Check that a package is installed; one with a `use` is optional."""
     try:
         return Check(name, metadata.version(name), required=use is None)
     except metadata.PackageNotFoundError:
@@ -123,7 +131,7 @@ def package(name: str, use: str | None = None) -> Check:
 
 
 def device() -> Check:
-    """Name the torch device that `device: auto` takes."""
+    """Check the torch device that `device: auto` selects."""
     if util.find_spec("torch") is None:
         return Check("device", "no torch", "pip install torch==2.13.0")
     import torch
@@ -139,14 +147,14 @@ def device() -> Check:
 
 
 def free_memory() -> Check:
-    """Compare the free memory with what a session takes."""
+    """Check that a session has enough free memory."""
     import psutil
 
     return _room("free memory", psutil.virtual_memory().available, "Close other programs.")
 
 
 def free_disk(home: Path) -> Check:
-    """Compare the free space under the home folder, or where it will be, with what is wanted."""
+    """Check that the home folder, or its nearest existing parent, has enough free space."""
     place = next(
         folder for folder in [home.absolute(), *home.absolute().parents] if folder.exists()
     )
@@ -167,7 +175,7 @@ def text_encoder() -> Check:
 
 
 def photographs() -> Check:
-    """Look for the photographs of the target elpv."""
+    """Check that the photographs of the target elpv are installed."""
     if util.find_spec("elpv_dataset") is None:
         fix = "pip install elpv-dataset"
         return Check("photographs", "no elpv-dataset for the preset solar", fix)
@@ -193,7 +201,7 @@ def pipeline(folder: Path) -> Check:
 
 
 def _way(name: str, works: bool, detail: str) -> Check:
-    fix = "" if works else "Nothing, as long as the model has the other way."
+    fix = "" if works else "Nothing, if the other way works."
     return Check(name, "yes" if works else f"no: {detail}", fix, required=False)
 
 

@@ -32,20 +32,19 @@ def generate(
 ) -> Path:
     """Write images of a prompt and a montage of them; return the montage's path.
 
-    Labels that are drawn with the images are written beside them, encoded as in
-    `tools.data.shards`, and shown in colours in the montage.
+    Labels drawn with the images are written beside them, encoded as in `tools.data.shards`, and
+    shown in colours in the montage.
 
     Args:
-        settings: Name the generator.
-        prompt: One prompt.
-        n_images: How many images, at least 1.
-        folder: Where the PNG files are written.
-        console: Where the attributes that the vocabulary recognises are printed, and the words
-            and tokens that the generator does not read.
+        settings: Settings of the generator.
+        prompt: The prompt.
+        n_images: Number of images, at least 1.
+        folder: Folder of the PNG files.
+        console: Prints recognised attributes, and words and tokens that the generator ignores.
 
     Raises:
-        SettingsError: For an empty prompt or a count below 1, or where the folder holds a file of
-            the user's of a name that is written.
+        SettingsError: The prompt is empty, the count is below 1, or a file of the user in the
+            folder would be overwritten.
     """
     if not prompt.strip() or n_images < 1:
         raise SettingsError("Give a prompt that is not empty and a number of images of at least 1.")
@@ -68,11 +67,11 @@ def generate(
     words = ", ".join(f"{key}={value}" for key, value in named.items())
     console.print(f"Recognised: {words or 'nothing of the vocabulary'}", highlight=False)
     if (target.vocabulary.class_attribute or "") not in {"", *named}:
-        # Even of a word that it was not trained on, a generator draws something.
+        # A generator also draws images of words that it was not trained on.
         classes = ", ".join(target.vocabulary.classes)
         message = f"It names none of the classes: {classes}"
         if meant := Lexicon(target.vocabulary).class_of(prompt):
-            message += f". If {meant} is meant, write it so, since the MTDM has learnt that word"
+            message += f". If {meant} is meant, use that word, which the MTDM has learnt"
         console.print(message, highlight=False, markup=False)
     seed = settings.session.seed
     requests = [ImageRequest(prompt, "generate", i, seed) for i in range(n_images)]

@@ -1,4 +1,4 @@
-"""Prompts for one request, written by a language model or by the caption grammar, and checked."""
+"""Prompts for one request, written by a language model or by the caption grammar, validated."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MAX_CHARS = 240
 ASK_AT_ONCE = 10
 MAX_FRUITLESS = 3
 
-# What a question shows of earlier prompts, so that it stays short for small models.
+# Kept and rejected prompts quoted in a question, which bounds its length for small models.
 _MAX_EARLIER = 40
 _MAX_REJECTED = 3
-# Draws of the grammar per prompt that is wanted, before it counts as exhausted.
+# Draws of the grammar per requested prompt before it counts as exhausted.
 _TRIES = 20
 Reason = Literal["malformed", "lost", "contradicting", "duplicate"]
-"""Why a prompt is dropped: no text, empty, too long or not printable; it does not say an attribute
-that was asked for; it says another value of one; it is there already."""
+"""Why a prompt is dropped. malformed: no text, empty, too long or not printable; lost: it lacks a
+requested attribute; contradicting: it names another value of one; duplicate: it is already kept."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
@@ -44,12 +44,12 @@ def write_prompts(prompts: list[str]) -> None:
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """What prompts are asked to show.
+    """A request for prompts.
 
     Attributes:
         text: The request in the user's words.
         attributes: The attribute values that it names.
-        vocabulary: Words of the target.
+        vocabulary: Vocabulary of the target.
     """
 
     text: str
@@ -58,10 +58,10 @@ class PromptRequest:
 
     @classmethod
     def parse(cls, text: str, vocabulary: Vocabulary) -> PromptRequest:
-        """Return the request of a text.
+        """Parse a request.
 
         Raises:
-            SettingsError: If it names no attribute, or two values of one.
+            SettingsError: It names no attribute, or two values of one, or is too long.
         """
         attributes = vocabulary.parse(text)
         by_class = vocabulary.class_attribute
@@ -83,11 +83,11 @@ class PromptRequest:
         return request
 
     def contradictions(self, text: str) -> list[str]:
-        """Return each "attribute=value" of a text where another value was asked for."""
+        """Return each "attribute=value" of a text that differs from the requested value."""
         wrong = []
         words = self.vocabulary.attributes
         for key, value in self.attributes.items():
-            # The value asked for becomes an attribute of its own, so that `parse` looks past it.
+            # The requested value moves to an attribute of its own, so that `parse` finds others.
             others = {v: phrases for v, phrases in words[key].items() if v != value}
             attributes = {**words, key: others, "": {value: words[key][value]}}
             named = self.vocabulary.model_copy(update={"attributes": attributes}).parse(text)
@@ -100,22 +100,22 @@ class PromptSet(Record):
     """The prompts that one author wrote for a request."""
 
     author: str = Field(description="a brain's name, or grammar")
-    texts: tuple[str, ...] = Field(description="kept: different, and they say all that was asked")
-    dropped: dict[Reason, int] = Field({}, description="number of the others, by reason")
+    texts: tuple[str, ...] = Field(description="distinct prompts with all requested attributes")
+    dropped: dict[Reason, int] = Field({}, description="number of dropped prompts by reason")
     n_calls: int = Field(0, ge=0, description="answers of a brain")
-    n_tokens: int = Field(0, ge=0, description="of a brain, prompts and answers")
-    stopped: str = Field("", description="why there are fewer prompts than wanted")
+    n_tokens: int = Field(0, ge=0, description="tokens of a brain's prompts and answers")
+    stopped: str = Field("", description="why there are fewer prompts than requested")
 
     @property
     def share_valid(self) -> Estimate:
-        """Share of the prompts as written that say what was asked, duplicates included."""
+        """Share of the written prompts with all requested attributes, duplicates included."""
         n_written = len(self.texts) + sum(self.dropped.values())
         return wilson(len(self.texts) + self.dropped.get("duplicate", 0), n_written)
 
 
 @dataclass
 class _Kept:
-    """Prompts that are new and say all that was asked for, and how many are not or do not."""
+    """Accumulates valid distinct prompts, and counts the dropped ones by reason."""
 
     request: PromptRequest
     texts: dict[str, str] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class _Kept:
     def add(self, text: object) -> str:
         """Keep a prompt and return "", or return why it is dropped."""
         clean = " ".join(text.split()) if isinstance(text, str) else ""
-        # Case and punctuation do not make a prompt another one.
+        # Prompts that differ only in case or punctuation are duplicates.
         plain = "".join(c for c in clean.lower() if c.isalnum() or c in "- ").split()
         words = " ".join(plain)
         named = self.request.vocabulary.parse(clean)
@@ -145,7 +145,7 @@ class _Kept:
         return f"{_quote(str(text))}: {why}"
 
     def result(self, author: str, **rest: Any) -> PromptSet:
-        """Return what was kept and counted; `rest` are further fields of the set."""
+        """Return the prompt set; `rest` are its other fields."""
         texts = tuple(self.texts.values())
         return PromptSet(author=author, texts=texts, dropped=dict(self.dropped), **rest)
 
@@ -153,20 +153,20 @@ class _Kept:
 def ask(
     model: BaseChatModel, author: str, request: PromptRequest, n: int, llm: LLMSettings
 ) -> PromptSet:
-    """Let a chat model write `n` prompts, at most ASK_AT_ONCE with a call of `write_prompts`.
+    """Let a chat model write `n` prompts, at most ASK_AT_ONCE per call of `write_prompts`.
 
-    Ends early, and says why, when MAX_FRUITLESS answers in a row add nothing, when a limit of
-    `llm` is reached, or when the model fails after its first prompts.
+    It stops early, with the reason in the result, if MAX_FRUITLESS answers in a row add no prompt,
+    a limit of `llm` is reached, or the model fails after its first prompts.
 
     Args:
         model: The model.
-        author: Its name, by which its price is looked up.
-        request: What the prompts are to show.
-        n: Prompts wanted.
+        author: Name of the model, which determines its price.
+        request: The request.
+        n: Number of prompts.
         llm: Limits of tokens and money.
 
     Raises:
-        BrainError: If the model fails before it wrote a prompt.
+        BrainError: The model fails before it has written a valid prompt.
     """
     kept, spending = _Kept(request), Spending(author, llm)
     tool = convert_to_openai_tool(write_prompts)
@@ -191,7 +191,7 @@ def ask(
         rejected = [why for why in reasons if why][:_MAX_REJECTED]
         fruitless = 0 if len(kept.texts) > n_before else fruitless + 1
         if fruitless == MAX_FRUITLESS:
-            stopped = f"{fruitless} answers in a row held no new prompt that says what was asked"
+            stopped = f"{fruitless} answers in a row contained no new valid prompt"
     rest = {"n_calls": n_calls, "n_tokens": spending.n_tokens, "stopped": stopped or ""}
     return kept.result(author, **rest)
 
@@ -201,8 +201,8 @@ def caption(
 ) -> PromptSet:
     """Let the caption grammar write `n` prompts.
 
-    Each says what was asked for and a random part of what else a photograph with these attributes
-    has, photographs drawn by frequency. Where no photograph has them all, nothing is added.
+    Each names the requested attributes and a random subset of the other attributes of a photograph
+    that has them, drawn by frequency. If no photograph has them all, nothing is added.
     """
     rng, kept, asked = random.Random(seed), _Kept(request), request.attributes
     rows = [(r.attributes, r.n) for r in distribution.rows if asked.items() <= r.attributes.items()]
@@ -217,7 +217,7 @@ def caption(
         if not request.vocabulary.problems(attributes):
             kept.add(request.vocabulary.caption(attributes, rng))
     missing = len(kept.texts) < n
-    return kept.result("grammar", stopped="it has hardly any other prompts" if missing else "")
+    return kept.result("grammar", stopped="the grammar is exhausted" if missing else "")
 
 
 def _question(
@@ -254,7 +254,7 @@ def _question(
 
 
 def _written(answer: AIMessage) -> list[Any]:
-    """Return what an answer hands in as prompts, of whatever type; [] if it hands in nothing."""
+    """Return the prompts in the tool calls of an answer, of any type; [] if there are none."""
     given = [c["args"].get("prompts") for c in answer.tool_calls if c["name"] == "write_prompts"]
     return [text for prompts in given if isinstance(prompts, list) for text in prompts]
 

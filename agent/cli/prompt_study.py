@@ -1,4 +1,4 @@
-"""`shaping prompts`: how well the prompts of a brain, and of the grammar, keep to a request."""
+"""`shaping prompts`: measure how well prompts of a brain and of the grammar match a request."""
 
 from __future__ import annotations
 
@@ -27,26 +27,24 @@ from tools.pretraining.card import attribute_agreement
 from tools.targets import Target
 from tools.targets.cross_fitting import undivided
 
-# Images that are drawn at once.
+# Images per call of the generator; prompts printed per author.
 _BATCH_SIZE = 32
 _N_SHOWN = 20
 
 
 class Figures(Record):
-    """How different prompts are, and how much of what they say can be seen on their images."""
+    """Diversity of prompts, and agreement of their images with the attributes that they name."""
 
     distinct_1: Share
     distinct_2: Share
     vendi: float = Field(ge=0, description="of MiniLM vectors: effective number of prompts")
-    n_cut: int = Field(ge=0, description="prompts longer than the generator reads")
-    n_foreign: int = Field(ge=0, description="prompts with words that the vocabulary has not")
+    n_cut: int = Field(ge=0, description="prompts that the generator truncates")
+    n_foreign: int = Field(ge=0, description="prompts with words outside the vocabulary")
     n_images: int = Field(ge=0)
     attributes: dict[str, Estimate] = Field(
-        description="share of the images of prompts naming an attribute that show its value"
+        description="share of images that show an attribute's value, of prompts that name it"
     )
-    asked: Estimate = Field(
-        description="the same over the request's attributes, each of each image counted as one"
-    )
+    asked: Estimate = Field(description="the same, pooled over the attributes of the request")
 
 
 class PromptStudy(Record):
@@ -54,7 +52,7 @@ class PromptStudy(Record):
 
     request: str
     asked: dict[str, str]
-    unseen: tuple[str, ...] = Field(description="asked for, but not to be measured on images")
+    unseen: tuple[str, ...] = Field(description="requested, but not measurable on images")
     generator: str
     seed: int
     authors: tuple[tuple[PromptSet, Figures], ...]
@@ -65,11 +63,20 @@ def study(
 ) -> PromptStudy:
     """Write `n` prompts for a request by the settings' brain and by the grammar; measure both.
 
-    distinct-n and Vendi depend on the number of texts, so the grammar writes as many as the brain
-    if that gave fewer. A policy brain writes no prompts of its own: then there is only the
-    grammar. Images of a prompt's number and index have the same noise for both. Raises
-    SettingsError for a request without words of the vocabulary, or with words that exclude each
-    other; BrainError if the brain fails before it wrote a prompt.
+    distinct-n and Vendi depend on the number of texts, so the grammar writes as many as the brain.
+    For a planner as the brain there is only the grammar. Images of the same prompt number and index
+    have the same noise for both authors.
+
+    Args:
+        settings: Settings with the brain, target and generator.
+        request: The request in the user's words.
+        n: Number of prompts per author.
+        images_per_prompt: Images per prompt, at least 1.
+        console: Shows the progress.
+
+    Raises:
+        SettingsError: The request names no attribute, or two values of one.
+        BrainError: The brain fails before it has written a valid prompt.
     """
     components = Components(settings)
     target, generator, seed = components.target, components.generator, settings.session.seed
@@ -102,14 +109,18 @@ def study(
 def draw(
     prompts: PromptSet, target: Target, generator: Generator, images_per_prompt: int, seed: int
 ) -> Samples | None:
-    """Draw the images of prompts; the class is -1 where a prompt names none. None for no prompts.
+    """Draw the images of prompts.
 
     Args:
         prompts: The prompts.
-        target: Has their vocabulary.
-        generator: Draws the images.
-        images_per_prompt: At least 1.
-        seed: Of the noise.
+        target: Target with their vocabulary.
+        generator: The generator.
+        images_per_prompt: Images per prompt, at least 1.
+        seed: Seed of the noise.
+
+    Returns:
+        Images with the class and attributes that their prompt names, -1 for no class; None: there
+        are no prompts.
     """
     if not prompts.texts:
         return None
@@ -142,22 +153,22 @@ def measure(
 ) -> Figures:
     """Return the figures of prompts.
 
-    The class attribute, where a prompt names it, counts as seen if the audit's most probable class
-    is the one that it means. Attributes that neither target nor audit sees are left out.
+    An image shows the class attribute if its most probable class by the audit is the one that the
+    prompt names. Attributes that neither the target nor the audit measures are left out.
 
     Args:
         prompts: The prompts.
         samples: Their images, see `draw`.
-        target: Measures attributes on images.
-        generator: Reads the prompts.
-        audit: Judges the class of images.
+        target: Target, which measures attributes on images.
+        generator: Generator, which counts tokens of prompts.
+        audit: Classifier of images.
         asked: Attributes of the request.
     """
     texts, vocabulary = prompts.texts, target.vocabulary
     seen: dict[str, Estimate] = {}
     if samples:
-        for key, found in attribute_agreement(target, samples).items():
-            seen[key] = wilson(round(found["agreement"] * found["n"]), int(found["n"]))
+        for key, shown in attribute_agreement(target, samples).items():
+            seen[key] = wilson(round(shown["agreement"] * shown["n"]), int(shown["n"]))
         judged = samples.take(np.flatnonzero(samples.classes >= 0))
         if len(judged) and vocabulary.class_attribute:
             n_right = round(audit.agreement(judged) * len(judged))
@@ -177,7 +188,7 @@ def measure(
 
 
 def table(result: PromptStudy) -> tuple[list[str], list[list[str]]]:
-    """Return the figures as a table: its head, and a row per figure with a cell per author."""
+    """Return the columns and rows of a table with a row per figure and a column per author."""
     keys = sorted({key for _, figures in result.authors for key in figures.attributes})
     columns: list[dict[str, str]] = [
         {
@@ -205,7 +216,7 @@ def table(result: PromptStudy) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(result: PromptStudy) -> Iterator[str]:
-    """Yield what was understood, the first prompts of each author, and why there are no more."""
+    """Yield lines: the parsed request, the first prompts of each author, and why it stopped."""
     asked = ", ".join(f"{key}={value}" for key, value in result.asked.items())
     yield f"Asked for: {asked}"
     if result.unseen:
@@ -220,7 +231,7 @@ def notes(result: PromptStudy) -> Iterator[str]:
 
 
 def _model(settings: Settings, components: Components) -> BaseChatModel | None:
-    """Return the chat model of the settings' brain, or None for a planner."""
+    """Return the chat model of the settings' brain; None: the brain is a planner."""
     context = BrainContext(components.distribution, components.target.vocabulary, settings.llm)
     brain = build_probed(settings.brain, context)
     return brain.model if isinstance(brain, ChatBrain) else None

@@ -1,4 +1,4 @@
-"""Standard output and error that never end a command: what a terminal does not take is lost."""
+"""Standard streams whose write errors never end a command; output is dropped instead."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, TextIO
 
 
 class Lenient:
-    """A stream whose faults end nothing: after the first all that is written is dropped.
+    """A text stream that drops all output after its first write error.
 
     Attributes:
-        error: The first fault, None without one.
+        error: The first error; None: there was none.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -37,7 +37,7 @@ class Lenient:
 
     def _drop(self, error: OSError) -> None:
         self.error = self.error or error
-        # What the stream still holds goes there too, also that of libraries and child processes.
+        # Redirects the descriptor itself: buffered text and output of child processes go there too.
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, self._stream.fileno())
         os.close(sink)
@@ -47,10 +47,10 @@ class Lenient:
 
 
 def make_lenient() -> None:
-    """Make the standard streams of this process lenient; closed ones are opened on nothing.
+    """Make the standard streams of this process lenient; open closed ones on the null device.
 
-    Else the next file that is opened, such as a journal, gets the number of a closed stream and
-    whatever is printed.
+    Otherwise the next opened file, such as a journal, would take the descriptor of a closed stream
+    and receive what is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -66,7 +66,7 @@ def make_lenient() -> None:
 
 
 def lost_output() -> OSError | None:
-    """Return why standard output was not written, None where it was, or where its reader left."""
+    """Return the write error of standard output; None: there was none, or its reader has left."""
     sys.stdout.flush()
     error = sys.stdout.error if isinstance(sys.stdout, Lenient) else None
     return None if error is None or error.errno == errno.EPIPE else error

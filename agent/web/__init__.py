@@ -1,1 +1,1 @@
-"""The web page of a session."""
+"""The web interface of live and recorded sessions."""

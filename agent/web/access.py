@@ -1,6 +1,6 @@
-"""Access to the web page: a token for everybody, and no request of another site.
+"""Access control of the web interface: every request needs the token, none may be cross-site.
 
-`Guard` stands in front of the whole application, so that no route can be forgotten.
+`Guard` wraps the whole application, so that no route is left unprotected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Scripts, styles and pictures come from files of this server alone, and nobody frames the page.
+# Scripts, styles and pictures are loaded from this server only; the page cannot be framed.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -32,7 +32,7 @@ _HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    # The address may hold the token.
+    # The address may contain the token.
     (b"referrer-policy", b"same-origin"),
 )
 _SIGN_IN = """<!doctype html>
@@ -46,14 +46,13 @@ _SIGNED_IN = '<!doctype html><title>Shaping</title><link rel="icon" href="data:,
 
 
 class Guard:
-    """ASGI middleware that refuses strangers: 401 without the token, 403 from another origin.
+    """ASGI middleware that rejects requests: 401 without the token, 403 from another origin.
 
     Args:
-        app: The application behind it.
-        token: What a request has to bring as `?token=`, cookie or bearer.
-        is_local: Whether the server listens to this machine alone. Then a request must name the
-            machine as itself, so that a site whose name resolves to this machine (DNS rebinding)
-            is refused as well.
+        app: The wrapped application.
+        token: Token that a request has to carry as `?token=`, cookie or bearer.
+        is_local: Whether the server listens on loopback only. Then the Host header must name a
+            loopback address, which also rejects sites that resolve to this machine (DNS rebinding).
     """
 
     def __init__(self, app: Application, token: str, is_local: bool) -> None:
@@ -62,7 +61,7 @@ class Guard:
         self._cookie = f"shaping-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it before the application sees it."""
+        """Pass a request to the application, or reject it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -84,17 +83,17 @@ class Guard:
         await answer(scope, receive, _with_headers(send))
 
     def _credentials(self, request: Request) -> list[str]:
-        """Return what a request brings as bearer or cookie."""
+        """Return the tokens that a request carries as bearer or cookie."""
         authorizations = request.headers.getlist("authorization")
         given = [text[7:] for text in authorizations if text[:7].lower() == "bearer "]
         return [*given, request.cookies.get(self._cookie, "")]
 
     def _matches(self, text: str) -> bool:
-        """Compare with the token, in a time that does not depend on where they differ."""
+        """Compare a text with the token in constant time."""
         return hmac.compare_digest(text.encode(), self._token.encode())
 
     def _sign_in(self, request: Request) -> Response:
-        """Set the cookie, and take the token out of a page's address."""
+        """Set the cookie, and redirect to the address without the token."""
         answer = HTMLResponse(_SIGNED_IN)
         is_secure = request.url.scheme == "https"
         answer.set_cookie(
@@ -103,22 +102,22 @@ class Guard:
         rest = urlencode(
             [pair for pair in request.query_params.multi_items() if pair[0] != "token"]
         )
-        # A browser takes "//host" for another site.
+        # A browser would read "//host" as another site.
         place = f"/{quote(request.scope['path']).lstrip('/')}" + (f"?{rest}" if rest else "")
-        # After a redirection of another site's link the browser would not send a strict cookie.
+        # With a 3xx redirect after a link from another site, browsers omit the strict cookie.
         answer.headers["refresh"] = f"0;url={place}"
         return answer
 
 
 def _foreign(request: Request, is_local_page: bool) -> str:
-    """Return why a request comes from somewhere else than the page itself; "": it does not."""
+    """Return why a request does not come from the page itself; "": it does."""
     headers = request.headers
     hosts = headers.getlist("host")
     if len(hosts) != 1:
         return "A request needs exactly one Host header."
     host = hosts[0].lower()
     if is_local_page and not is_local(re.sub(r":\d+$", "", host)):
-        return "This page is served to this machine alone: use localhost, or an SSH tunnel."
+        return "This page is served to this machine only: use localhost, or an SSH tunnel."
     is_foreign = any(o.lower().partition("://")[2] != host for o in headers.getlist("origin"))
     is_visit = "navigate" in headers.getlist("sec-fetch-mode")
     sites = {"cross-site", "same-site"} & set(headers.getlist("sec-fetch-site"))

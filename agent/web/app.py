@@ -1,4 +1,4 @@
-"""The web server: routes and the stream of updates. What a page shows is in `agent.web.page`."""
+"""The web server: routes and the stream of updates. `agent.web.page` renders the HTML."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from memory.addresses import is_local
 from memory.errors import SettingsError, ShapingError
 
 REFRESH_S = 1.0
-# A stream without news sends a comment from time to time, else a closed one is not noticed.
+# Seconds after which an idle stream sends a comment, so that closed connections are detected.
 _KEEPALIVE_S = 15.0
-# The parts that the answer to a line holds; the stream brings the others.
+# Parts returned with the answer to a line; the stream sends the others.
 _ANSWERED = ("head", "controls", "plan", "chat")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 
 
 class ChatLine(BaseModel):
-    """A line of the chat; plan: mark of the plan that it refers to, or ""."""
+    """A line of the chat; `plan` is the mark of the plan that it refers to, or ""."""
 
     session: str
     line: str
@@ -43,7 +43,7 @@ class ChatLine(BaseModel):
 
 
 class NewSession(BaseModel):
-    """A session to begin."""
+    """Request to begin a session of a preset."""
 
     preset: str
 
@@ -59,11 +59,11 @@ def serve(
     """Serve the page until the process is interrupted, then release its sessions.
 
     Args:
-        registry: The sessions to show.
-        opened: Settings of a session to open at once.
-        host: Address to listen at.
-        port: Port to listen at; 0: any free one.
-        token: What requests have to bring; None: a random one, which is printed.
+        registry: Sessions to show.
+        opened: Settings of a session to open at once; None: none.
+        host: Address to listen on.
+        port: Port to listen on; 0: any free port.
+        token: Token that requests have to carry; None: a random one, which is printed.
         say: Prints a line.
 
     Raises:
@@ -88,13 +88,13 @@ def serve(
         say("Ctrl-C ends it; sessions stop at their next safe point and nothing is lost.")
         config = uvicorn.Config(
             application(registry, secret, here),
-            # Streams that are cut off at the end are no errors.
+            # Streams that are closed at shutdown would be logged as errors.
             log_level="critical",
             ws="none",
             timeout_graceful_shutdown=1,
             proxy_headers=False,
         )
-        # The server raises the signal again once it has ended; the sessions must end first.
+        # The server raises SIGTERM again at its end; the sessions must be released before exit.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -104,7 +104,7 @@ def serve(
 
 
 def application(registry: SessionRegistry, token: str, is_local: bool) -> Guard:
-    """Return the application behind its guard; `token` and `is_local` as of `Guard`."""
+    """Return the application wrapped in `Guard`, which takes `token` and `is_local`."""
     pictures = Pictures(registry)
     page = Page(registry, pictures)
     changed = asyncio.Condition()
@@ -127,7 +127,7 @@ def application(registry: SessionRegistry, token: str, is_local: bool) -> Guard:
         return StreamingResponse(stream(session), headers=headers, media_type="text/event-stream")
 
     async def stream(session: str) -> AsyncIterator[str]:
-        """Yield the parts of a page that have changed, as server-sent events."""
+        """Yield the changed parts of a page as server-sent events."""
         shown: dict[str, str] = {}
         idle_s = 0.0
         while True:
@@ -146,7 +146,7 @@ def application(registry: SessionRegistry, token: str, is_local: bool) -> Guard:
 
     @app.post("/say")
     async def submit(body: ChatLine) -> dict[str, object]:
-        """Execute a line, and let all streams show at once what came of it."""
+        """Execute a line, and wake all streams to send its effects."""
         notice = await run_in_threadpool(page.submit, body.session, body.line, body.plan)
         parts = await run_in_threadpool(page.parts, body.session)
         async with changed:

@@ -1,5 +1,5 @@
-// The parts of the page arrive as HTML. What is the same stays in place, with its focus, its
-// scroll position, what is typed into it and what is folded.
+// The parts of the page arrive as HTML. Unchanged elements stay in place and keep their focus,
+// scroll position, typed text and folding.
 'use strict';
 
 const session = document.body.dataset.session;
@@ -15,7 +15,7 @@ function patch(have, want) {
     const value = want.getAttribute(name);
     if (name === 'open' || have.getAttribute(name) === value) continue;
     if (value === null) have.removeAttribute(name); else have.setAttribute(name, value);
-    // A field that was changed by hand does not follow its attributes any more.
+    // A field that was edited by hand no longer follows its attributes.
     if (name === 'value' && have.nodeName === 'INPUT') have.value = value;
     if (name === 'selected') have.selected = value !== null;
   }
@@ -52,7 +52,7 @@ function show(parts) {
   follow();
 }
 
-// The chat stays at its end, also when a picture arrives, unless somebody has scrolled up.
+// The chat stays scrolled to its end, also when a picture loads, unless the user has scrolled up.
 const chat = byId('chat');
 let isAtEnd = true;
 function follow() {
@@ -77,12 +77,12 @@ async function post(path, body) {
 
 const LOST = 'The connection to the server is lost; the page tries again.';
 
-// One after the other: edits of a plan must arrive in their order.
+// Requests are sent one by one, since edits of a plan must arrive in order.
 let queue = Promise.resolve();
 let waiting = 0;
 function inTurn(work) {
   document.body.toggleAttribute('data-busy', ++waiting > 0);
-  // Of a server that does not answer a browser says "Failed to fetch", or other words.
+  // Browsers report an unreachable server as a TypeError with different messages.
   const why = (error) => (error instanceof TypeError ? LOST : error.message);
   queue = queue.then(work).catch((error) => notify(why(error))).finally(() => {
     document.body.toggleAttribute('data-busy', --waiting > 0);
@@ -90,8 +90,8 @@ function inTurn(work) {
   return queue;
 }
 
-// Every control says a line, as if it had been typed into the chat. What is pressed at a plan is
-// about that plan, which may not be the one that waits by then.
+// Every control submits a line, as if it had been typed into the chat. Controls of a plan send its
+// mark, since another plan may be pending by then.
 function say(line, control) {
   const plan = control.closest('[data-plan]')?.dataset.plan ?? '';
   return inTurn(async () => {
@@ -139,7 +139,7 @@ document.addEventListener('change', async (event) => {
   const field = event.target;
   if (!field.dataset.edit || !field.value) return;
   await say(`/edit ${field.dataset.edit} ${field.value}`, field);
-  // A value that was refused gives way to the one that holds.
+  // A refused value is reset to the current one.
   if (field.options) for (const option of field.options) option.selected = option.defaultSelected;
   else field.value = field.defaultValue;
 });
@@ -155,7 +155,7 @@ document.addEventListener('keydown', (event) => {
   if (right && event.target.role === 'tab') select(step('[role=tab]', event, right));
 });
 
-// Arrows go from one round of the timeline, or one tab, to the next.
+// Arrow keys move between rounds of the timeline, or between tabs.
 function step(css, event, by) {
   const all = [...document.querySelectorAll(css)];
   const at = all.indexOf(event.target);
@@ -178,7 +178,7 @@ for (const tab of document.querySelectorAll('[role=tab]')) {
   if (location.hash === `#${tab.textContent}`) select(tab);
 }
 
-// A browser has few connections to a server, so that a page out of sight lets go of its own.
+// Browsers limit the connections to a server, so hidden pages close their stream.
 let events = null;
 function listen() {
   if (document.hidden) {

@@ -1,4 +1,4 @@
-"""What the web page shows, as HTML. All text is escaped, and free of control characters."""
+"""HTML of the web page. All text is escaped and stripped of control characters."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from memory.records import Record, digest
 from prompts.printable import one_line
 
 _N_HITS = 10
-# Reading all journals is not cheap, and all viewers share one list.
+# Seconds for which the list of sessions is cached: reading all journals is slow.
 _LIST_S = 5.0
 
 
 class Page:
-    """The pages of a registry's sessions; nothing is kept about who looks at them."""
+    """Renders the pages of a registry's sessions; it stores nothing about viewers."""
 
     def __init__(self, registry: SessionRegistry, pictures: Pictures) -> None:
         self._registry, self._pictures = registry, pictures
@@ -38,7 +38,7 @@ class Page:
         self._listed: tuple[float, list[SessionInfo]] = (0.0, [])
 
     def document(self, name: str) -> str:
-        """Return the page of a session; of all sessions for "" or a name that is unknown."""
+        """Return the page of a session, or the list of all sessions for "" or an unknown name."""
         notice = ""
         try:
             if name:
@@ -58,7 +58,7 @@ class Page:
         )
 
     def parts(self, name: str) -> dict[str, str]:
-        """Return the HTML of all parts that change with a session, by their id."""
+        """Return the HTML of all parts of the page that change, by element id."""
         if not name:
             return {"sessions": draw("sessions", self._sessions())}
         try:
@@ -69,9 +69,9 @@ class Page:
             return {"head": draw("line", Line(str(error), "error"))}
 
         def part(macro: str, *values: object) -> str:
-            """Draw a part again only when its values are other objects.
+            """Render a part, cached while its values are the same objects.
 
-            All viewers look every second, beside a session that wants the processor.
+            Parts are requested every second for each viewer and compete with the session for CPU.
             """
             cached = self._drawn.get((name, macro))
             if cached is None or any(a is not b for a, b in zip(cached[0], values, strict=True)):
@@ -90,7 +90,7 @@ class Page:
         }
 
     def submit(self, name: str, line: str, plan_mark: str) -> str:
-        """Execute a line in a session; return why it was refused, or ""."""
+        """Execute a line in a session; return the reason if it was refused, else ""."""
         try:
             if line.strip() == "/leave":
                 self._registry.release(name)
@@ -101,7 +101,7 @@ class Page:
         return ""
 
     def memory(self, query: str, name: str) -> str:
-        """Return what the memory of all sessions holds about a text."""
+        """Return the search results for a text in the memory of all sessions."""
         block: Block = Line("Enter what to look for, e.g. dark poly cells.", "error")
         try:
             if query.strip():
@@ -128,18 +128,18 @@ def draw(macro: str, *values: object) -> str:
 
 
 def plan(session: HostedSession | None, name: str) -> str:
-    """Return the plan that waits for approval, each cell editable; "" when none waits."""
+    """Return the pending plan with editable cells; "": no plan is pending."""
     question = session.live.question if session is not None else None
     if session is None or question is None or question.plan is None:
         return ""
     expectation = question.expectation
     seconds = expectation.seconds if expectation else None
-    wanted = active_preferences(session.live.session.journal.events(*STEERING))
+    preferences = active_preferences(session.live.session.journal.events(*STEERING))
     return draw(
         "plan",
         question,
         session.plan_mark,
-        [b for b in plan_blocks(question, wanted)[:-1] if isinstance(b, Line)],
+        [b for b in plan_blocks(question, preferences)[:-1] if isinstance(b, Line)],
         _refusal(session),
         session.conversation.vocabulary,
         {p.prompt_id: p.kept_rate for p in expectation.prompts} if expectation else {},
@@ -156,7 +156,7 @@ def asset(file: str) -> str:
 
 
 def _refusal(session: HostedSession) -> str:
-    """Return why the latest line, an edit of the plan, was refused; "" if it was not."""
+    """Return why the latest line, if it edits the plan, was refused; "": it was not."""
     typed = [entry for entry in session.entries if entry.text][-1:]
     return " ".join(
         block.text
@@ -176,7 +176,7 @@ def _environment() -> Environment:
 
 
 def _picture_url(of: Record | Path | None, session: str, *path: object) -> str:
-    """Return the address of a picture; it changes with the record or file that is shown."""
+    """Return the URL of a picture, with a version that changes with its record or file."""
     version = ""
     if isinstance(of, Record):
         version = digest(of.to_json())[:8]

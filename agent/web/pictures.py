@@ -1,4 +1,4 @@
-"""The pictures of the web page, by session, round and id; drawn when a browser asks for them."""
+"""Pictures of the web page by session, round and id, rendered on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.web.registry import SessionRegistry
 from memory.errors import DataError
 from memory.records import Round
 
-# Rounds whose strips are kept in memory.
+# Rounds whose strips are cached.
 _N_KEPT = 6
 _FILE = re.compile(r"[A-Za-z0-9=._-]{1,100}\.png")
 
@@ -38,7 +38,7 @@ class Pictures:
                 beside it, or "legend" for the colours of the labels.
 
         Raises:
-            ShapingError: There is no such picture or session.
+            ShapingError: There is no such picture, or no such session.
         """
         folder, picture = folder_of(self._registry.home, session), None
         match path.split("/"):
@@ -58,11 +58,11 @@ class Pictures:
         return picture
 
     def has_start(self, session: str) -> bool:
-        """Tell whether the photographs that a session starts from are drawn."""
+        """Return whether the montage of the photographs that a session starts from exists."""
         return (folder_of(self._registry.home, session) / START).is_file()
 
     def _prompts(self, session: str, drawn: Round) -> Mapping[str, bytes]:
-        """Return the strips of a round's prompts by id; those of the last few rounds are kept."""
+        """Return the strips of a round's prompts by id, cached for the last few rounds."""
         key = (session, drawn.batch.model_dump_json() if drawn.batch else "")
         with self._lock:
             if key not in self._strips:
@@ -74,7 +74,7 @@ class Pictures:
             return self._strips[key]
 
     def labels(self, session: str) -> tuple[str, ...]:
-        """Return the kinds of labels that a session's images have, none for image classes."""
+        """Return the kinds of pixel labels of a session's images; () for classification."""
         return Components(self._registry.settings(session)).task.needs
 
     def _round(self, session: str, number: str) -> Round:
@@ -84,7 +84,7 @@ class Pictures:
         raise DataError(f"The session {session!r} has no round {number!r}.")
 
     def _pixel_classes(self, session: str) -> tuple[str, ...]:
-        """Return the names of a target's pixel classes; the target is loaded once."""
+        """Return the names of the pixel classes of a session's target, which is loaded once."""
         if not self.labels(session):
             return ()
         if session not in self._classes:
@@ -96,7 +96,7 @@ class Pictures:
 
 
 def _file(path: Path, folder: Path) -> bytes | None:
-    """Return a PNG file; None where there is none, or outside the folder of the session."""
-    # A journal may come from somebody else.
+    """Return a PNG file; None: it does not exist, or is outside the folder of the session."""
+    # Paths of a journal are not trusted, since it may come from somebody else.
     is_inside = path.resolve().is_relative_to(folder.resolve()) and path.suffix == ".png"
     return path.read_bytes() if is_inside and path.is_file() else None

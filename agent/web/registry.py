@@ -1,4 +1,4 @@
-"""The sessions of a home folder: those that this process hosts, and those it only reads."""
+"""The sessions of a home folder: hosted by this process, or only read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from memory.events import Event, RoundDoneEvent
 from memory.journal import read_events, rounds
 from memory.records import Round, digest
 
-# Turns of the chat that are kept for viewers who come later.
+# Turns of the chat that are stored for later viewers.
 MAX_ENTRIES = 200
 
 Mode = Literal["here", "free", "elsewhere"]
@@ -40,8 +40,8 @@ class ChatTurn:
     """A turn of the chat.
 
     Attributes:
-        text: What a person typed; "" for a message of the session itself.
-        blocks: What was shown in return.
+        text: Line of a user; "": a message of the session.
+        blocks: The reply or message.
     """
 
     text: str
@@ -55,12 +55,12 @@ class SessionSnapshot(NamedTuple):
         name: Name of the session.
         mode: Which process has it open.
         state: A state of `agent.chat.live` if it is hosted here, else of `agent.session.folder`.
-        status: One line of text: round, stage, and process if it is another one.
+        status: One line of text: round, stage, and the process if it is another one.
         done: Finished units of the current stage.
         total: Units of the current stage; 0 if they are not counted.
         rounds: All rounds so far.
         n_done: Number of finished rounds.
-        n_rounds: Number of rounds that the settings ask for.
+        n_rounds: Number of rounds by the settings.
         brain: Name of the brain.
     """
 
@@ -77,7 +77,7 @@ class SessionSnapshot(NamedTuple):
 
 
 class HostedSession:
-    """A session that this process has open, and its chat; shared by all viewers.
+    """A session opened by this process, with one chat for all viewers.
 
     Raises:
         ShapingError: As of `open_session`.
@@ -105,19 +105,19 @@ class HostedSession:
 
     @property
     def plan_mark(self) -> str:
-        """Digest of the plan that waits for approval, or ""; every edit changes it."""
+        """Digest of the pending plan, which changes with every edit; "": no plan is pending."""
         question = self.live.question
         return digest(question.plan.to_json()) if question and question.plan else ""
 
     def submit(self, line: str, plan_mark: str = "") -> None:
-        """Execute a line of the chat and append its answer.
+        """Execute a line of the chat and append its reply.
 
         Args:
             line: A slash command or plain words.
-            plan_mark: `plan_mark` of the plan that the line refers to; "": no particular one.
+            plan_mark: `plan_mark` of the plan that the line refers to; "": no particular plan.
 
         Raises:
-            SessionError: Another plan waits by now; nothing was done.
+            SessionError: Another plan is pending by now; nothing was done.
         """
         with self._lock:
             if plan_mark and self.plan_mark not in ("", plan_mark):
@@ -139,7 +139,7 @@ class HostedSession:
             raise self._error
 
     def _follow(self, events: SimpleQueue[SessionEvent]) -> None:
-        """Append what goes on in the session to the chat, and close it at its end."""
+        """Append the events of the session to the chat, and close the session at its end."""
         try:
             with self._open:
                 while (event := events.get()).kind != "end":
@@ -148,7 +148,7 @@ class HostedSession:
             self._error = error  # raised again by `close`
 
     def _blocks_of(self, event: SessionEvent) -> Sequence[Block]:
-        """Return what to show in the chat; a plan has a place of its own on the page."""
+        """Return the blocks of an event; a plan is shown elsewhere on the page."""
         if event.kind == "question" and event.record.kind == "plan":
             return [Line(f"The plan of round {event.record.round} waits for you.", "bold")]
         return self.conversation.show(event)
@@ -159,12 +159,12 @@ class HostedSession:
 
 
 class SessionRegistry:
-    """All sessions of a home folder, and those of them that this process hosts.
+    """All sessions of a home folder, some of them hosted by this process.
 
     Args:
-        home: Folder whose `sessions` are listed.
+        home: Home folder.
         settings_of: Returns the settings of a new session of a preset.
-        auto_s: As of `LiveSession`.
+        auto_s: Seconds after which a plan is approved without an answer; None: never.
     """
 
     def __init__(
@@ -177,12 +177,12 @@ class SessionRegistry:
         self._lock = threading.Lock()
 
     def hosted(self, name: str) -> HostedSession | None:
-        """Return a session that is hosted here, or None."""
+        """Return a session hosted by this process; None: it is not."""
         session = self._hosted.get(name)
         return session if session is not None and session.is_open else None
 
     def open(self, name: str, settings: Settings | None = None) -> HostedSession:
-        """Return a session that is hosted here, opening it if no process has it open.
+        """Return a session hosted by this process, opening it if necessary.
 
         Args:
             name: Name of the session.
@@ -206,7 +206,7 @@ class SessionRegistry:
         return self.open_as_set(self._settings_of(preset))
 
     def open_as_set(self, settings: Settings) -> str:
-        """Open the session that settings name, or a new one, and return its name."""
+        """Open the session named by settings, or a new one, and return its name."""
         name = settings.session.name or next_name(self.home, settings.stem)
         self.open(name, settings)
         return name
@@ -222,7 +222,7 @@ class SessionRegistry:
             self.release(name)
 
     def settings(self, name: str) -> Settings:
-        """Return the settings of a session, with this home; raises SettingsError for no session."""
+        """Return the settings of a session; raises SettingsError if it does not exist."""
         if session := self.hosted(name):
             return session.live.session.settings
         return stored_settings(self.home, name)
@@ -232,7 +232,7 @@ class SessionRegistry:
         return self._journal(name)[1]
 
     def snapshot(self, name: str) -> SessionSnapshot:
-        """Return where a session stands; raises SettingsError when there is no such session."""
+        """Return a snapshot of a session; raises SettingsError if it does not exist."""
         events, past = self._journal(name)
         settings = self.settings(name)
         mode: Mode = "free"
@@ -249,7 +249,8 @@ class SessionRegistry:
                 mode = "elsewhere"
                 if beat := now.heartbeat:
                     place = f"round {beat.round}: {beat.stage}" if beat.stage else beat.why
-                    status = f"{state} in process {beat.holder.pid} on {beat.holder.host}, {place}"
+                    status = f"{state} in process {beat.holder.pid} on {beat.holder.host}"
+                    status += f", {place}" if place else ""
                     done, total = beat.done, beat.total
         return SessionSnapshot(
             name=name,
@@ -265,7 +266,7 @@ class SessionRegistry:
         )
 
     def _journal(self, name: str) -> tuple[list[Event], list[Round]]:
-        """Return the events and rounds of a session, read again only when there are new ones."""
+        """Return the events and rounds of a session, cached until its journal changes."""
         path = folder_of(self.home, name) / "journal.jsonl"
         if not path.exists():
             stored_settings(self.home, name)

@@ -1,4 +1,4 @@
-"""The rounds of a session as a timeline: what was planned, drawn and reached, and why."""
+"""The rounds of a session as a timeline: plans, images, scores and verdicts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ from dataclasses import dataclass
 
 from memory.records import Estimate, Failure, PromptSpec, Round
 
-# Pictures of a round: those of its largest prompts, and of its worst failures.
+# Pictures per round: of its largest prompts, and of its worst failures.
 N_PROMPTS, N_FAILURES = 6, 4
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """A round with a plan; left, width, place: of score and interval on a common track, in %.
+    """A round with a plan.
 
-    change: of the score since the report before; verdict: "" before there is one.
+    Attributes:
+        round: The round.
+        score: Main figure; None: not evaluated.
+        change: Change of the score since the previous report; None: one of them is missing.
+        left: Lower bound of the score's interval on the common track, in percent.
+        width: Width of the interval, in percent.
+        place: Position of the score, in percent.
+        worst: Accuracy of the worst slice; None: unknown.
+        verdict: Outcome of the hypothesis; "": undecided.
+        prompts: The largest prompts.
+        failures: The worst failures with pictures.
     """
 
     round: Round
@@ -31,7 +41,7 @@ class TimelineEntry:
 
 
 def steps(past: Sequence[Round]) -> list[TimelineEntry]:
-    """Return the rounds that have a plan, the first one first."""
+    """Return a timeline entry for each round with a plan, in order."""
     measured = [r.main_figure for r in past if r.main_figure]
     low = min((score.low for score in measured), default=0.0)
     span = max((score.high for score in measured), default=1.0) - low or 1.0

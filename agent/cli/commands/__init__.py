@@ -1,5 +1,5 @@
 """Commands of `shaping`, one file per topic.
 
 Each file has a `typer.Typer()` named `app`; `agent.cli.app` adds its commands to the top level.
-Heavy imports stand inside the commands.
+Expensive imports are made inside the commands.
 """

@@ -1,4 +1,4 @@
-"""What all commands share: settings, and printing."""
+"""Helpers of all commands: settings and printing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 QUOTES = "A path with blanks needs quotes: --target 'folder:PATH'."
 
-# The settings that options set, by the names of the commands' parameters.
+# Settings by the names of the command parameters that set them.
 SETTINGS = {
     "rounds": "session.rounds",
     "images_per_round": "session.images_per_round",
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def changes(ctx: typer.Context) -> list[str]:
-    """Return the settings that a command was given, as "key=value": --set, then its options."""
+    """Return the settings given to a command as "key=value": of --set, then of its options."""
     given = ctx.params
     options = [
         f"{SETTINGS[name]}={value}"
@@ -63,10 +63,10 @@ def resolve(
     """Resolve the settings of a command from its parameters `preset`, `target` and SETTINGS.
 
     Args:
-        ctx: Holds the parameters of the command.
-        more: Further "key=value" that override them.
-        first: Further "key=value" that they override.
-        preset: The usual preset, where none is given.
+        ctx: Context with the parameters of the command.
+        more: Further "key=value" that override the parameters.
+        first: Further "key=value" that the parameters override.
+        preset: The default preset.
         needs_weights: Whether an MTDM must have been trained for a user's own data.
     """
     values = [*first, *changes(ctx), *more]
@@ -77,10 +77,16 @@ def resolve(
 def settings_of(
     preset: str | None, values: Sequence[str], target: str | None = None, needs_weights: bool = True
 ) -> Settings:
-    """Return the settings of a preset, or of NAME:PATH of a user's own data.
+    """Return the settings of a preset, or of a user's own data.
+
+    Args:
+        preset: A preset, or the path of a .yaml file; None: the default preset.
+        values: Further settings as "key=value".
+        target: A user's own data as NAME:PATH; None: those of the preset.
+        needs_weights: Whether an MTDM must have been trained for a user's own data.
 
     Raises:
-        SettingsError: Where both are given, or data in the place of a preset.
+        SettingsError: Both a preset and data are given, or data in place of a preset.
     """
     from agent.config.settings import load_settings
 
@@ -106,7 +112,7 @@ def settings_of(
 
 
 def _given(settings: Settings) -> Settings:
-    """Let this process import the code that its user has named."""
+    """Allow this process to import the code named in settings by its user; return the settings."""
     from agent.session import trust
     from tools import plugins
 
@@ -115,7 +121,7 @@ def _given(settings: Settings) -> Settings:
 
 
 def going_on(settings: Settings) -> Settings:
-    """Return settings without a session's name with that of the unfinished one that has them."""
+    """Return settings with the name of the unfinished session with the same settings, if any."""
     from agent.session.folder import unfinished
 
     name = None if settings.session.name else unfinished(settings)
@@ -127,12 +133,12 @@ def going_on(settings: Settings) -> Settings:
 
 
 def home_of(home: Path | None) -> Path:
-    """Return the folder where all is written, of --home or of the environment."""
+    """Return the home folder, from --home or the environment."""
     return settings_of(None, [f"home={home}"] if home else []).home
 
 
 def session_of(home: Path | None, name: str | None) -> tuple[Path, str]:
-    """Return the folder where all is written, and the session of a name, or the latest."""
+    """Return the home folder, and the name of a session, by default of the latest one."""
     from agent.session.folder import latest
 
     folder = home_of(home)
@@ -140,7 +146,7 @@ def session_of(home: Path | None, name: str | None) -> tuple[Path, str]:
 
 
 def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
-    """Return the settings of a session that exists, changed by what was given anew."""
+    """Return the settings of an existing session, changed by the options of the command."""
     from agent.config.settings import with_changes
     from agent.session.folder import stored_settings
 
@@ -152,23 +158,23 @@ def continued(ctx: typer.Context, home: Path, name: str) -> Settings:
 
 
 def confirm(settings: Settings, stored: Settings, name: str, is_trusted: bool = False) -> None:
-    """Ask at a terminal whether to run what a session folder of somebody else names.
+    """Ask at a terminal before running commands and code that a foreign session folder names.
 
     Args:
-        settings: What is going to run.
-        stored: Settings of the folder.
-        name: Of the session.
-        is_trusted: Whether --trust was given; nothing is asked then.
+        settings: Settings that will run.
+        stored: Settings stored in the folder.
+        name: Name of the session.
+        is_trusted: Whether --trust was given, so that nothing is asked.
 
     Raises:
-        UntrustedSession: It is not to be run.
+        UntrustedSession: The commands and code are not trusted.
     """
     from agent.session import trust
 
-    found = trust.untrusted(settings, stored)
-    if found and not is_trusted and sys.stdin.isatty():
-        note(f"The session {name!r} runs what was not given on this machine:")
-        note(trust.listed(found))
+    untrusted = trust.untrusted(settings, stored)
+    if untrusted and not is_trusted and sys.stdin.isatty():
+        note(f"The session {name!r} runs commands or code that were not given on this machine:")
+        note(trust.listed(untrusted))
         is_trusted = typer.confirm("Run it?", err=True)
     if not is_trusted:
         trust.check(settings, stored, name)
@@ -176,21 +182,21 @@ def confirm(settings: Settings, stored: Settings, name: str, is_trusted: bool = 
 
 
 def refuse_unknown(home: Path, name: str) -> None:
-    """Raise SettingsError for a name that is neither a session's nor a preset's."""
+    """Raise SettingsError if a name is neither a session nor a preset."""
     from agent.config.settings import presets
     from agent.session.folder import list_sessions
     from memory.errors import unknown
 
     names = list(presets())
     if name in names or ":" in name or "/" in name or Path(name).exists() or "." in name:
-        return  # a preset, or explained where it is read
+        return  # a preset, or reported when it is read
     raise SettingsError(
         unknown("session or preset", name, [*names, *(info.name for info in list_sessions(home))])
     )
 
 
 def _refuse_data(preset: str) -> None:
-    """Raise SettingsError for data given in the place of a preset."""
+    """Raise SettingsError if data are given in place of a preset."""
     kind, colon, _ = preset.partition(":")
     if colon:
         from agent.loop.user_dataset import PRESETS
@@ -215,13 +221,13 @@ def _warn(message: str) -> None:
 
 
 def console() -> Console:
-    """Return a console on standard output that leaves numbers uncoloured."""
+    """Return a console on standard output without highlighting."""
     return Console(highlight=False)
 
 
 def say(text: str) -> None:
-    """Print a line as it stands."""
-    # Not wrapped, so that a path can be copied or piped.
+    """Print a line without markup."""
+    # Not wrapped, so that paths can be copied or piped.
     console().print(text, soft_wrap=True, markup=False)
 
 
@@ -234,12 +240,12 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def note(text: str) -> None:
-    """Print what goes on to standard error, so that a pipe gets the result alone."""
+    """Print a progress message to standard error, so that a pipe receives only the result."""
     Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def complain(head: str, message: str) -> None:
-    """Print to standard error."""
+    """Print a message with a bold red head to standard error."""
     stderr = Console(stderr=True, highlight=False)
     stderr.print(head, style="bold red", end=" ")
     stderr.print(message, markup=False, soft_wrap=True)

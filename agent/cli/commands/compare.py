@@ -32,7 +32,7 @@ def compare(
     controls: Annotated[
         str,
         typer.Option(
-            help="Of real, augment, oversample, logit_adjusted, one_shot, shuffled, oracle."
+            help="Any of real, augment, oversample, logit_adjusted, one_shot, shuffled, oracle."
         ),
     ] = "shuffled,oracle",
     brains: Annotated[str, typer.Option(help="Brains as arms, e.g. openai:MODEL.")] = "",
@@ -50,17 +50,17 @@ def compare(
     pilot: Annotated[
         bool,
         typer.Option(
-            "--pilot", help="Three seeds of uniform and oracle: is there something to win?"
+            "--pilot", help="Three seeds of uniform and oracle, to estimate the possible gain."
         ),
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     name: Annotated[
-        str | None, typer.Option(help="Of the comparison. [default: PRESET or DATA]")
+        str | None, typer.Option(help="Name of the comparison. [default: PRESET or DATA]")
     ] = None,
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Compare ways to shape at equal cost, or go on; write a page and a CSV."""
+    """Compare planners, controls and brains at equal cost, or continue; write a page and tables."""
     from agent.experiments.arms import Arms
     from agent.experiments.compare import SMALL, Experiment
     from agent.loop.components import Components
@@ -69,7 +69,7 @@ def compare(
 
     if pilot:
         planners, controls, brains, seeds = REFERENCE, ORACLE, "", N_PILOT
-    # Arms of photographs alone would have learnt those that folds judge.
+    # With folds, arms of photographs alone would be evaluated on their training photographs.
     settings = resolve(ctx, "feedback.folds=null", first=SMALL if budget == "small" else ())
     components = Components(settings)
     arms = Arms(planners=_split(planners), controls=_split(controls), brains=_split(brains))
@@ -102,7 +102,7 @@ def _run(experiment: Experiment, components: Components, seeds: int, jobs: int) 
         f"{n_arms} arms, {seeds} seeds: at most {left.n_trainings} trainings of "
         f"{left.train_s:.1f} s and {left.n_images} images of {left.image_s:.2f} s, which takes "
         f"{duration(left.seconds / jobs)} with --jobs {jobs}. Stop it at any time; the same "
-        "command goes on."
+        "command continues."
     )
     with counted(console(), "done", "arms") as report:
         report(0, seeds * n_arms)
@@ -110,7 +110,7 @@ def _run(experiment: Experiment, components: Components, seeds: int, jobs: int) 
 
 
 def _print(comparison: Comparison, pilot: bool, seeds: int) -> None:
-    """Print what arms reached, and how they differ."""
+    """Print the scores of arms and their differences."""
     from eval.compare import headroom
     from eval.intervals import seeds_needed
 
@@ -132,7 +132,7 @@ def _print(comparison: Comparison, pilot: bool, seeds: int) -> None:
     if pilot:
         say(headroom(comparison.summaries).text)
     if seeds == 1:
-        say("One seed says little: trainings differ with it. --seeds 3 goes on with two more.")
+        say("One seed is not conclusive, since trainings vary. --seeds 3 adds two more.")
     if comparison.contrasts:
         rows = [
             [
@@ -148,7 +148,7 @@ def _print(comparison: Comparison, pilot: bool, seeds: int) -> None:
 
 
 def _command(arguments: list[str]) -> str:
-    """Return the command line for others: without the home folder of this machine."""
+    """Return the command line without the local home folder."""
     homes = [i for i, word in enumerate(arguments) if word == "--home"]
     skipped = {*homes, *(i + 1 for i in homes)}
     kept = [

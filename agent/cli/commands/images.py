@@ -40,7 +40,7 @@ def prompts(
     request: Annotated[str, typer.Argument(help='E.g. "a dark poly cell with a large dark area".')],
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of prompts.")] = 50,
     brain: Annotated[
-        str | None, typer.Option(help="Who writes them beside the grammar, e.g. openai:MODEL.")
+        str | None, typer.Option(help="Brain that writes prompts too, e.g. openai:MODEL.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=100, help="Images of each prompt.")] = 1,
     output: Annotated[

@@ -1,4 +1,4 @@
-"""`shaping memory`: what all sessions have learnt."""
+"""`shaping memory`: search the memory of all sessions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def search(
 def stats(
     ctx: typer.Context, memory_url: options.MemoryUrl = None, home: options.Home = None
 ) -> None:
-    """Show how much is remembered, and of what."""
+    """Show the number of items by kind, target and session."""
     rows: list[list[str]] = []
     for name, figure in _open(ctx).stats().items():
         counts = figure.items() if isinstance(figure, dict) else [("", figure)]

@@ -1,4 +1,4 @@
-"""`shaping pretrain` and `label-head`: models that draw images, and heads that label them."""
+"""`shaping pretrain` and `label-head`: train models that draw images, and heads that label them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tools.settings import LoraSettings
     from tools.targets import Target
 
-# Below this share of what holds for images of the data, more steps are the first thing to try.
+# More steps are advised if the agreement, relative to that of real images, is below.
 _LOW = 0.8
 _HEAD_PRESET = "streets"
 
@@ -42,20 +42,20 @@ def pretrain(
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", help="A text-to-image model of others to train, folder or hub id."),
+        typer.Option("--from", help="A text-to-image model to fine-tune, folder or hub id."),
     ] = None,
     lora_only: Annotated[
-        bool, typer.Option("--lora-only", help="With --from: learn images alone, as a LoRA.")
+        bool, typer.Option("--lora-only", help="With --from: train a LoRA on images only.")
     ] = False,
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Train the preset's MTDM on the generator split, or go on, and write its card.
+    """Train the preset's MTDM on the generator split, or continue, and write its card.
 
-    The training has settings of its own, e.g. --set pretrain.batch_size=64. With --from MODEL, a
-    Stable Diffusion model learns to draw the labels of pixels too; its settings are those of
-    pretrain.joint, e.g. --set pretrain.joint.rank=16. With --lora-only as well it learns how the
-    images look, by those of pretrain.lora.
+    Its settings are those of pretrain, e.g. --set pretrain.batch_size=64. With --from MODEL, a
+    Stable Diffusion model is fine-tuned to draw images with pixel labels, with the settings of
+    pretrain.joint, e.g. --set pretrain.joint.rank=16; with --lora-only as well, to draw images
+    only, with those of pretrain.lora.
     """
     if lora_only and from_ is None:
         raise SettingsError("--lora-only needs the model that is trained: add --from MODEL.")
@@ -88,11 +88,11 @@ def pretrain(
         if from_ is None:
             train(source, settings.pretrain, folder, device, show)
         else:
-            made = _fine_tune(from_, components, chosen, folder, show)
+            fine_tuned = _fine_tune(from_, components, chosen, folder, show)
     if from_ is not None:
         product = "adapter" if lora_only else "joint"
-        console().print_json((made / f"{product}.json").read_text("utf-8"))
-        say(f"{product.capitalize()}: {made}")
+        console().print_json((fine_tuned / f"{product}.json").read_text("utf-8"))
+        say(f"{product.capitalize()}: {fine_tuned}")
         return
     say(f"Trained for {chosen.steps} steps. Drawing images for its card and measuring them ...")
     _write_card(folder / "pipeline", components)
@@ -104,7 +104,7 @@ def pretrain(
 
 
 def _write_card(pipeline: Path, components: Components) -> None:
-    """Measure images of an MTDM, write its card, and print what it says."""
+    """Evaluate images of an MTDM, write its card, and print its figures and advice."""
     from agent.loop.observer import counted
     from tools.pretraining.card import write_card
 
@@ -125,7 +125,7 @@ def _fine_tune(
     folder: Path,
     show: Callable[[int, float, float], None],
 ) -> Path:
-    """Train a text-to-image model of others, with its labels or as a LoRA; return what it made."""
+    """Fine-tune a text-to-image model, with labels or as a LoRA; return the result's folder."""
     from tools.generators.text2image.model_options import ModelOptions
     from tools.plugins import read_options
     from tools.pretraining.finetuning import pretrain_lora
@@ -141,7 +141,12 @@ def _fine_tune(
 
 
 def _record_data(folder: Path, source: Target, steps: int) -> None:
-    """Note what an MTDM is trained on; refuse one that has learnt other splits, or no new words."""
+    """Record the training data of an MTDM, and print warnings about new words and near copies.
+
+    Raises:
+        WeightsError: It was trained on photographs of other splits, or its training is complete
+            but lacks words of the data.
+    """
     from agent.loop.user_dataset import N_WORDS
     from tools.targets import leakage
 
@@ -153,9 +158,9 @@ def _record_data(folder: Path, source: Target, steps: int) -> None:
             raise WeightsError(
                 f"The MTDM in {folder} has been trained for {done} steps, and since then "
                 f"{missing}. Train it further with --steps above {done}, e.g. --steps "
-                f"{done + steps}, or move the folder away to begin anew."
+                f"{done + steps}, or move the folder away to start over."
             )
-        say(f"It goes on from step {done}; {missing}")
+        say(f"It continues from step {done}; {missing}")
     leakage.record(folder, source)
     if found := leakage.near_copies(source):
         pairs = [one_line(f"{name} ({split}) of {other}") for name, split, other in found]
@@ -193,7 +198,7 @@ def card_table(card: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def card_advice(card: Mapping[str, Any]) -> list[str]:
-    """Return what low figures mean, and what to do about them."""
+    """Return an explanation of low figures of a card, with advice."""
     ratios = [kind["ratio"] for kind in card.get("label_agreement", {}).values()]
     if "audit_agreement_ratio" in card:
         ratios.append(card["audit_agreement_ratio"])
@@ -217,7 +222,7 @@ def _copies_of(card: Mapping[str, Any]) -> Copies:
 
 @heads.callback()
 def _group() -> None:
-    """Keep `fit` a command of its own name, though it is the only one."""
+    """Make `fit` a subcommand, although it is the only one."""
 
 
 @heads.command()
@@ -231,8 +236,8 @@ def fit(
     n: Annotated[int, typer.Option("-n", min=2, help="Labelled images to learn from.")] = 40,
     check: Annotated[int, typer.Option(min=1, help="Other labelled images to test on.")] = 40,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each member.")] = 400,
-    members: Annotated[int, typer.Option(min=1, help="Heads whose disagreement is doubt.")] = 3,
-    seed_: Annotated[int, typer.Option("--seed", min=0, help="Chooses the images, too.")] = 0,
+    members: Annotated[int, typer.Option(min=1, help="Heads; they disagree where unsure.")] = 3,
+    seed_: Annotated[int, typer.Option("--seed", min=0, help="Seed of images and training.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="[default: HOME/label-heads/PRESET]"),
@@ -240,7 +245,7 @@ def fit(
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Train a head on labelled images of the generator split, and test it on others of it."""
+    """Train a head on labelled images of the generator split, and test it on other images of it."""
     settings = resolve(ctx, preset=_HEAD_PRESET)
     from agent.loop.components import Components
     from agent.loop.observer import counted

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Name = Annotated[str | None, typer.Argument(help="Name of the session. [default:
 Home = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="Where all is written; also SHAPING_HOME. [default: ./shaping-home]"
+        "--home", help="Folder of all results; also SHAPING_HOME. [default: ./shaping-home]"
     ),
 ]
 Set = Annotated[
@@ -34,7 +34,8 @@ Set = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME:PATH", help="Your own data: folder:PATH, hf:PATH, or camvid:PATH; no PRESET."
+        metavar="NAME:PATH",
+        help="Your own data, in place of PRESET: folder:PATH, hf:PATH, or camvid:PATH.",
     ),
 ]
 MemoryUrl = Annotated[
@@ -44,41 +45,39 @@ MemoryUrl = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the session.")]
 Trust = Annotated[
     bool,
-    typer.Option(
-        "--trust", help="Run the commands and code that a session folder of others names."
-    ),
+    typer.Option("--trust", help="Run the commands and code named in a session folder of others."),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="FOLDER",
-        help="Your model, which images have to better: of transformers, or best/ of a session.",
+        help="Your model to improve: a folder of transformers, or best/ of a session.",
     ),
 ]
-Rounds = Annotated[int | None, typer.Option(help="Rounds in all.")]
-Images = Annotated[int | None, typer.Option(help="Images of a round.")]
-MaxHours = Annotated[float | None, typer.Option(help="Hours of work in all, pauses apart.")]
-MaxGpuHours = Annotated[float | None, typer.Option(help="Hours with a GPU in all.")]
-MaxImages = Annotated[int | None, typer.Option(help="Images in all.")]
+Rounds = Annotated[int | None, typer.Option(help="Total number of rounds.")]
+Images = Annotated[int | None, typer.Option(help="Images per round.")]
+MaxHours = Annotated[float | None, typer.Option(help="Total hours of work, without pauses.")]
+MaxGpuHours = Annotated[float | None, typer.Option(help="Total hours on a GPU.")]
+MaxImages = Annotated[int | None, typer.Option(help="Total number of images.")]
 TargetScore = Annotated[
-    float | None, typer.Option(help="End when the main figure on feedback is as high as this.")
+    float | None, typer.Option(help="End when the main figure on feedback reaches this value.")
 ]
 Patience = Annotated[
-    int | None, typer.Option(help="End after so many rounds without a better score.")
+    int | None, typer.Option(help="End after this many rounds without a better score.")
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="In the background; survives the terminal.")
+    bool, typer.Option("--detach", "-d", help="Run in the background; survives the terminal.")
 ]
 OnFinish = Annotated[
     str | None,
     typer.Option(
         metavar="COMMAND",
-        help="Run in a shell at the end, with $SESSION, $SESSION_FOLDER, $SESSION_REPORT and "
+        help="Shell command to run at the end, with $SESSION, $SESSION_FOLDER, $SESSION_REPORT and "
         "$SESSION_ENDED_BY.",
     ),
 ]
 Auto = Annotated[
     float | None,
-    typer.Option(min=0, metavar="SECONDS", help="Approve plans after so long without a word."),
+    typer.Option(min=0, metavar="SECONDS", help="Approve plans after this time without an answer."),
 ]

@@ -1,4 +1,4 @@
-"""`shaping replay`: a recorded session is stepped through, checked, or planned by another brain."""
+"""`shaping replay` and `fork`: step through, verify, re-plan or branch off a recorded session."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ def replay(
     ] = None,
     brain: Annotated[
         str | None,
-        typer.Option(help="What would this one have planned? E.g. policy:uniform, openai:MODEL."),
+        typer.Option(help="Show the plans of another brain, e.g. policy:uniform, openai:MODEL."),
     ] = None,
     from_: Annotated[int, typer.Option("--from", min=1, help="With --brain: first round.")] = 1,
     scores: Annotated[
         str | None,
         typer.Option(
             metavar="COMPARISON",
-            help="With --brain: train on images that this comparison has drawn; what would both "
-            "plans have scored?",
+            help="With --brain: score both plans by trainings on images that this comparison has "
+            "drawn.",
         ),
     ] = None,
     trust: options.Trust = False,
     home: options.Home = None,
 ) -> None:
-    """Walk through a recorded session, check it, or ask another brain; nothing is drawn.
+    """Step through a recorded session, verify it, or ask another brain; no images are drawn.
 
-    --verify ends with exit code 1 when something is not as it was recorded.
+    --verify exits with code 1 if the replay differs from the record.
     """
     from agent.replay.bundle import opened
     from agent.replay.viewer import open_recording, print_all, walk
 
     base = home_of(home)
     if rerun and not verify:
-        raise SettingsError("--rerun belongs to --verify; add it.")
+        raise SettingsError("--rerun requires --verify; add it.")
     if scores and not brain:
-        raise SettingsError("--scores belongs to --brain; add it.")
+        raise SettingsError("--scores requires --brain; add it.")
     if (rerun or scores) and name and name.endswith(".zip"):
         option = "--rerun" if rerun else "--scores"
         raise SettingsError(f"{option} needs the images of a session; a bundle has none.")
@@ -89,7 +89,7 @@ def replay(
 
 
 def _ask_instead(folder: Path, home: Path, brain: str, start: int, scores: str | None) -> None:
-    """Print what another brain would have planned, and, with `scores`, what that was worth."""
+    """Print the plans of another brain and, with a comparison in `scores`, scores of both plans."""
     from agent.replay.counterfactual import counterfactual
     from eval.report.text import number, signed
     from memory.journal import read_events, rounds, standing
@@ -222,18 +222,18 @@ def _print_finding(finding: Finding) -> None:
 
 @app.command()
 def fork(
-    name: Annotated[str, typer.Argument(help="The session whose past is shared.")],
-    at: Annotated[int, typer.Option("--at", help="The first round that is decided anew.")],
+    name: Annotated[str, typer.Argument(help="The session to branch off.")],
+    at: Annotated[int, typer.Option("--at", help="The first round that is planned anew.")],
     as_: Annotated[
         str | None, typer.Option("--as", help="Name of the new session. [default: NAME-atROUND]")
     ] = None,
-    brain: Annotated[str | None, typer.Option(help="Who decides from there on.")] = None,
+    brain: Annotated[str | None, typer.Option(help="Brain from that round on.")] = None,
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Make a session that shares the rounds before one of another, without copies of data."""
+    """Create a session that shares the earlier rounds of another one, without copying data."""
     from agent.session.fork import fork as make
 
     changes = [*(set_ or []), *([f"brain={brain}"] if brain else [])]
-    made = make(home_of(home), name, at, as_, changes)
-    say(f"{made} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {made}")
+    new = make(home_of(home), name, at, as_, changes)
+    say(f"{new} shares rounds 1 to {at - 1} with {name}. Go on with: shaping resume {new}")

@@ -1,4 +1,4 @@
-"""Sessions that run by themselves: run, resume, watch, pause, stop, list, report and export."""
+"""Unattended sessions: run, resume, status, stop, pause, continue, list, report and export."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 WATCH_EVERY_S = 1.0
-# A process that has not ended after so long does not come to a safe point any more.
+# Seconds that `stop --now` waits for a process to reach a safe point.
 PATIENCE_S = 15.0
 
 
@@ -41,23 +41,23 @@ def run(
     preset: options.Preset = None,
     target: options.Target = None,
     rounds: Annotated[
-        int | None, typer.Option("--max-rounds", "--rounds", help="Rounds in all.")
+        int | None, typer.Option("--max-rounds", "--rounds", help="Total number of rounds.")
     ] = None,
     images_per_round: options.Images = None,
     session: Annotated[
-        str | None, typer.Option(help="Name of the session; one that exists is continued.")
+        str | None, typer.Option(help="Name of the session; an existing one is continued.")
     ] = None,
     seed: options.Seed = None,
     brain: Annotated[
         str | None,
-        typer.Option(help="Who decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
+        typer.Option(help="What decides: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
     baseline: options.Model = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that a language model may take in all.")
+        int | None, typer.Option(help="Total number of tokens of a language model.")
     ] = None,
     max_usd: Annotated[
-        float | None, typer.Option(help="US dollars that it may cost; needs llm.prices.")
+        float | None, typer.Option(help="Total cost of it in US dollars; needs llm.prices.")
     ] = None,
     max_hours: options.MaxHours = None,
     max_gpu_hours: options.MaxGpuHours = None,
@@ -84,8 +84,8 @@ def run(
 ) -> None:
     """Run a session, or continue it, until a limit is reached, and write its report.
 
-    The same command continues a session that was killed or stopped. With --session, without PRESET
-    and --target, a session that exists goes on by its own settings.
+    The same command continues a session that was killed or stopped. With --session, but without
+    PRESET and --target, an existing session continues with its stored settings.
     """
     if not dry_run:
         _start(_settings_to_run(ctx), detach, interactive)
@@ -102,7 +102,7 @@ def run(
 
 
 def _settings_to_run(ctx: typer.Context) -> Settings:
-    """Return the settings of a new session, or of the one that `run` names or goes on with."""
+    """Return the settings of a new session, or of the one that `run` continues."""
     from agent.session.folder import has_session, stored_settings
 
     given = ctx.params
@@ -121,7 +121,9 @@ def _settings_to_run(ctx: typer.Context) -> Settings:
 def resume(
     ctx: typer.Context,
     name: options.Name = None,
-    rounds: Annotated[int | None, typer.Option("--max-rounds", help="Rounds in all.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--max-rounds", help="Total number of rounds.")
+    ] = None,
     max_hours: options.MaxHours = None,
     max_gpu_hours: options.MaxGpuHours = None,
     max_images: options.MaxImages = None,
@@ -131,12 +133,12 @@ def resume(
     on_finish: options.OnFinish = None,
     trust: options.Trust = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="The machine that held the session is gone.")
+        bool, typer.Option("--take-over", help="If the machine that ran the session is gone.")
     ] = False,
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Go on with a session by its own settings; what changes its meaning is refused."""
+    """Continue a session with its stored settings; changes that affect its results are refused."""
     from agent.session.control import take_over_from_other_host
     from agent.session.folder import folder_of
 
@@ -150,10 +152,10 @@ def resume(
 @app.command()
 def status(
     name: options.Name = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until it ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update until it ends.")] = False,
     home: options.Home = None,
 ) -> None:
-    """Show what a session does: round, stage, score, and what is left of its budget."""
+    """Show the round, stage, score and remaining budget of a session."""
     from agent.autonomous.status import read_status, table
     from eval.report.delivery import delivery_blocks
     from eval.report.terminal import draw, draw_table
@@ -179,11 +181,11 @@ def stop(
     name: options.Name = None,
     now: Annotated[
         bool,
-        typer.Option("--now", help="Within the stage in hand; a process that is stuck is killed."),
+        typer.Option("--now", help="End within the current stage; a stuck process is killed."),
     ] = False,
     home: options.Home = None,
 ) -> None:
-    """End a session after the stage in hand; `shaping resume` goes on."""
+    """End a session after the current stage; `shaping resume` continues it."""
     from agent.session import control
 
     folder, running = _running(home, name)
@@ -214,14 +216,14 @@ def stop(
 
 @app.command()
 def pause(name: options.Name = None, home: options.Home = None) -> None:
-    """Let a session wait at its next safe point."""
+    """Pause a session at its next safe point."""
     name = _request("pause", home, name)
     say(f"{name} waits at its next safe point. To go on: shaping continue {name}")
 
 
 @app.command("continue")
 def continue_(name: options.Name = None, home: options.Home = None) -> None:
-    """Let a session that waits go on."""
+    """Continue a paused session."""
     say(f"{_request('continue', home, name)} goes on.")
 
 
@@ -269,14 +271,14 @@ def export(
     name: options.Name = None,
     format_: Annotated[
         Literal["imagefolder", "parquet", "coco", "webdataset"],
-        typer.Option("--format", "-f", help="coco: for segmentation alone."),
+        typer.Option("--format", "-f", help="coco: for segmentation only."),
     ] = "parquet",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="[default: export-NAME-FORMAT]")
     ] = None,
     home: options.Home = None,
 ) -> None:
-    """Write the images of a session as a data set with a card; it loads with `datasets`."""
+    """Export the images of a session as a data set with a card; it loads with `datasets`."""
     from agent.autonomous.results import source_of
     from tools.data import export as exporting
 
@@ -288,14 +290,14 @@ def export(
 
 
 def _start(settings: Settings, detach: bool, interactive: bool = False) -> None:
-    """Run a session here or in the background, and say where its report is."""
+    """Run a session here and print its report's path, or start it in the background."""
     if detach:
         from agent.autonomous import detached
 
         begun = detached.start(settings)
         say(f"Session {begun.name} runs in the background (process {begun.pid}).")
         say(f"Log: {begun.log}")
-        say(f"To see how it does: shaping status {begun.name} --watch")
+        say(f"To watch it: shaping status {begun.name} --watch")
     else:
         from agent.autonomous import runner
 
@@ -303,7 +305,7 @@ def _start(settings: Settings, detach: bool, interactive: bool = False) -> None:
 
 
 def _request(word: Literal["pause", "continue"], home: Path | None, name: str | None) -> str:
-    """Make a request of a session that runs; return its name."""
+    """Send a request to a running session; return its name."""
     from agent.session import control
 
     folder, _ = _running(home, name)
@@ -312,7 +314,7 @@ def _request(word: Literal["pause", "continue"], home: Path | None, name: str | 
 
 
 def _running(home: Path | None, name: str | None) -> tuple[Path, Status]:
-    """Return the folder and the status of a session; raises SessionError if nobody runs it."""
+    """Return the folder and the status of a running session; raises SessionError for others."""
     from agent.autonomous.status import read_status
     from agent.session.folder import folder_of
 
@@ -320,7 +322,7 @@ def _running(home: Path | None, name: str | None) -> tuple[Path, Status]:
     status = read_status(base, name)
     if status.state not in ("running", "paused", "stuck"):
         raise SessionError(
-            f"The session {name!r} does not run: it is {status.state}. To go on: "
+            f"The session {name!r} is not running: it is {status.state}. To go on: "
             f"shaping resume {name}"
         )
     return folder_of(base, name), status

@@ -1,4 +1,4 @@
-"""`shaping doctor` and `presets`: what this machine has, and what there is to begin with."""
+"""`shaping doctor` and `presets`: check this machine, and list the presets."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def doctor(
     ctx: typer.Context,
     brain: Annotated[
         str | None,
-        typer.Option(help="Also ask this one for a tool call, e.g. ollama:MODEL."),
+        typer.Option(help="Also check this brain, e.g. ollama:MODEL."),
     ] = None,
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Show versions, device, memory and models, what is missing and what adds it."""
+    """Check versions, device, memory and models; show what is missing and how to add it."""
     settings = resolve(ctx)
     from agent.cli import doctor
 

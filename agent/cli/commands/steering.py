@@ -1,4 +1,4 @@
-"""`shaping chat` and `web`: a person watches and steers sessions, at a terminal or in a browser."""
+"""`shaping chat` and `web`: watch and steer sessions in a terminal or a browser."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def chat(
     images_per_round: options.Images = None,
     brain: Annotated[
         str | None,
-        typer.Option(help="Who decides beside you: policy:PLANNER, openai:MODEL, ollama:MODEL."),
+        typer.Option(help="What plans rounds: policy:PLANNER, openai:MODEL, ollama:MODEL."),
     ] = None,
     baseline: options.Model = None,
     auto: options.Auto = None,
@@ -56,11 +56,11 @@ def chat(
     home: options.Home = None,
     set_: options.Set = None,
 ) -> None:
-    """Talk with a session while it runs: see, approve, edit and steer.
+    """Watch a session in a chat while it runs; approve, edit and steer its plans.
 
-    The same command goes on with a session that has not finished.
+    The same command continues a session that has not finished.
 
-    Without a terminal, lines are read from standard input; "/wait" waits until a plan is there or
+    Without a terminal, lines are read from standard input; "/wait" waits until a plan is pending or
     the session ends.
     """
     from agent.session.folder import has_session
@@ -90,9 +90,9 @@ def web(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; by default only this machine reaches it.")
+        str, typer.Option(help="Address to listen on; by default only for this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7860,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +116,7 @@ def web(
         )
     from agent.session.folder import has_session
 
-    # The other settings may be those of another preset than the default one.
+    # Only home: other options may be invalid for the default preset.
     placed = [text for text in changes(ctx) if text.startswith("home=")]
     folder = settings_of(None, placed).home
 
@@ -137,7 +137,10 @@ def web(
 
 
 def _token(file: Path | None) -> str | None:
-    """Return the token of a file, or of the environment, where child processes do not find it."""
+    """Return the token from a file or the environment, and remove it from the latter.
+
+    Child processes must not inherit the token.
+    """
     from agent.config.settings import WEB_TOKEN
 
     token = os.environ.pop(WEB_TOKEN, None)

@@ -1,4 +1,4 @@
-"""`shaping trace`, `diff`: sessions as tables, as a page, and against each other."""
+"""`shaping trace`, `diff` and `bundle`: export, compare and share recorded sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trace(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of what --to writes.")
+        Path, typer.Option("--output", "-o", help="Folder of the files of --to.")
     ] = Path("trace"),
     endpoint: Annotated[
         str | None,
@@ -38,11 +38,11 @@ def trace(
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write an HTML page on all of them.")
+        Path | None, typer.Option(dir_okay=False, help="Write an HTML page about all sessions.")
     ] = None,
     home: options.Home = None,
 ) -> None:
-    """Write what sessions did as tidy tables, spans, or a page; print a summary."""
+    """Export sessions as tidy tables, spans, or a page; otherwise print a summary."""
     from agent.replay import trace as tracing
     from eval.evidence import evidence
 
@@ -107,10 +107,10 @@ def _spans(home: Path, names: list[str], path: Path | None, endpoint: str | None
 @app.command()
 def diff(
     one: Annotated[str, typer.Argument(metavar="A", help="A session.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another session.")],
     home: options.Home = None,
 ) -> None:
-    """Show how two sessions differ: settings, plans, figures, costs, and where they part."""
+    """Compare two sessions: settings, plans, figures, costs, and where they diverge."""
     if one == other:
         raise SettingsError(f"{one!r} is given twice; name two sessions.")
     from agent.replay.diff import COLUMNS, compare_sessions
@@ -139,6 +139,6 @@ def bundle(
 
     path = output or Path(f"{name}.zip")
     if path.suffix != ".zip":
-        raise SettingsError(f"A bundle is a .zip file; {path.name!r} is not named so.")
+        raise SettingsError(f"A bundle is a .zip file, but {path.name!r} does not end in .zip.")
     n_bytes = pack(home_of(home), name, path, weights)
     say(f"Bundle: {path} ({n_bytes / 1e6:.1f} MB). Look at it with: shaping replay {path}")

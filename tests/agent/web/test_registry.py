@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_sessions_are_shared_released_and_opened_again(make_settings: MakeSettin
     with open_session(settings, name):
         snapshot = registry.snapshot(name)
         assert (snapshot.mode, snapshot.n_done) == ("elsewhere", 1)
+        assert re.fullmatch(r"running in process \d+ on \S*[^,\s]", snapshot.status)
         assert "only be looked at" in draw("head", snapshot)
         assert draw("controls", snapshot).count(" disabled") == 5
         with pytest.raises(SessionError, match="in use"):
