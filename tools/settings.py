@@ -184,7 +184,7 @@ class SelectionSettings(Record):
 
     method: str = Field("all", description="all, or a file in tools/selection, e.g. entropy or ral")
     keep: float = Field(1.0, gt=0, le=1, description="share of a round's images to select")
-    remember: bool = Field(True, description="ral: start from the policy of earlier sessions")
+    remember: bool = Field(True, description="ral: start from the network of earlier sessions")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
