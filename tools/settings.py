@@ -200,7 +200,7 @@ class ComputeSettings(Record):
     """Devices that draw and audit images, and processes that train a DSTM.
 
     Images are identical on all devices; a DSTM differs by rounding, and more if it uses batch
-    normalization.
+    normalisation.
     """
 
     place: str = Field("local", description="local, ray, or ray:HOST:PORT of a Ray cluster")

@@ -53,7 +53,7 @@ class Callbacks(NamedTuple):
 
 
 class GradientSync(Protocol):
-    """Synchronization of processes that train one model together, all with the same batches."""
+    """Synchronisation of processes that train one model together, all with the same batches."""
 
     def share(self, batch: Minibatch) -> Minibatch:
         """Return this process's part of a batch; the parts are equally large."""
@@ -243,7 +243,7 @@ def train_model(
         device: Torch device.
         progress: Called with the number of finished steps and the total.
         warn: See `Warn`.
-        sync: Synchronizes processes that train the same model, see `tools.compute.data_parallel`.
+        sync: Synchronises processes that train the same model, see `tools.compute.data_parallel`.
         is_real: Mask of the photographs, (n,), used with `DstmSettings`; None: no photographs.
 
     Returns:
@@ -425,7 +425,7 @@ def _backward(
                 loss.backward()
             return total, n_parts
         except torch.OutOfMemoryError as error:
-            # Batch normalization needs at least two images per part.
+            # Batch normalisation needs at least two images per part.
             if n < 4 * n_parts:
                 raise ShapingError(
                     f"The device has no memory to train on {n // n_parts} images: {error} End "

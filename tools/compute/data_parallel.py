@@ -2,7 +2,7 @@
 
 Every process samples the same batches, computes the gradients of its share of each and steps along
 the average of all gradients, so that all processes hold the same model; the first one saves it and
-reports progress. When a process fails, torch ends the others. Batch normalization uses the
+reports progress. When a process fails, torch ends the others. Batch normalisation uses the
 statistics of each process's share.
 """
 
@@ -27,7 +27,7 @@ from tools.tasks import Minibatch, Model
 from tools.train_dstm import Callbacks, Trainer, train_model
 
 _POLL_S = 0.1
-# Batch normalization needs at least two images.
+# Batch normalisation needs at least two images.
 _MIN_SHARE = 2
 
 

@@ -138,7 +138,7 @@ class Worker:
 
 
 def pack(value: object) -> bytes:
-    """Serialize an object that contains torch modules."""
+    """Serialise an object that contains torch modules."""
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()

@@ -26,7 +26,7 @@ def sampling_chances(
     is_real: NDArray[np.bool_] | None = None,
     real_alone: bool = False,
 ) -> torch.Tensor:
-    """Return the unnormalized sampling probability of each image, float64, (n,).
+    """Return the unnormalised sampling probability of each image, float64, (n,).
 
     For class c with image weights w_i, evidence e_c = sum of w_i^2 over its generated images, and
     t_c = min(1, e_c / min_class_weight): a class of both kinds samples generated images with the
@@ -151,7 +151,7 @@ class Mix:
     def _mix(self, samples: Pool, settings: DstmSettings, is_real: NDArray[np.bool_]) -> None:
         if settings.synthetic_weight != 1:
             weights = torch.where(torch.from_numpy(is_real), 1.0, settings.synthetic_weight)
-            # Normalized to an expectation of 1, which preserves the meaning of the learning rate.
+            # Normalised to an expectation of 1, which preserves the meaning of the learning rate.
             self._weights = weights * self._chances.sum() / (weights * self._chances).sum()
         if settings.real_finish:
             self.finish = round(settings.steps * (1 - settings.real_finish))

@@ -110,7 +110,7 @@ class UNetFeatures:
 
 
 class Head(nn.Module):
-    """Maps normalized features to outputs of `tools.tasks.multi` for every pixel."""
+    """Maps normalised features to outputs of `tools.tasks.multi` for every pixel."""
 
     def __init__(self, n_features: int, width: int, n_outputs: int, patch: int) -> None:
         super().__init__()
@@ -362,7 +362,7 @@ def _new_heads(extractor: UNetFeatures, description: Description, patch: int) ->
 def _init_depth(
     head: Head, description: Description, depth_m: NDArray[np.float32], patch: int
 ) -> None:
-    """Initialize the depth bias of an untrained head to the mean log depth."""
+    """Initialise the depth bias of an untrained head to the mean log depth."""
     first = len(description.class_names) * patch**2
     known = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
     if len(known):

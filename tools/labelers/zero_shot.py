@@ -58,7 +58,7 @@ class ZeroShot:
         embeddings: Embeddings of the phrases, (classes, d).
         threshold: Minimum probability of a label.
         side: Side of the model's square input in pixels.
-        mean, std: Normalization of pixels in 0..1, (3, 1, 1).
+        mean, std: Normalisation of pixels in 0..1, (3, 1, 1).
         sha256: Digest of the model's files.
     """
 

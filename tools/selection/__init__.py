@@ -31,7 +31,7 @@ class Candidates:
 
     Attributes:
         audit: Weights by the audit, 0..1, (n,).
-        entropy: Normalized entropy of the DSTM's prediction, 0..1, (n,).
+        entropy: Normalised entropy of the DSTM's prediction, 0..1, (n,).
         margin: Margin between its two most probable classes, 0..1, (n,).
         features: Embeddings by the DSTM, (n, d).
         chosen_features: Embeddings of the images chosen in earlier rounds, (m, d).

@@ -1,6 +1,6 @@
 """The method `core_set`: selects images that cover the DSTM's feature space.
 
-Greedy k-center (Sener and Savarese 2018): the next image is the one farthest from all chosen
+Greedy k-centre (Sener and Savarese 2018): the next image is the one farthest from all chosen
 images, including those of earlier rounds.
 """
 
@@ -12,7 +12,7 @@ from tools.selection import Candidates, Rows, distances, needed
 
 
 class CoreSet:
-    """Greedy k-center selection; a `tools.selection.Method`."""
+    """Greedy k-centre selection; a `tools.selection.Method`."""
 
     name = "core_set"
     needs: tuple[str, ...] = ("features",)

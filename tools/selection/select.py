@@ -205,7 +205,7 @@ def _uncertainty(dstm: Dstm, samples: Pool) -> dict[str, NDArray[np.float64]]:
 
 
 def variance_of_gradients(models: Sequence[Dstm], samples: Pool) -> NDArray[np.float64]:
-    """Return the variance of gradients (Agarwal et al. 2022), (n,), standardized by class.
+    """Return the variance of gradients (Agarwal et al. 2022), (n,), standardised by class.
 
     The variance over models of the loss gradient with respect to each pixel, averaged over the
     image, in standard deviations from the mean of the image's class.

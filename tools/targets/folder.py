@@ -10,7 +10,7 @@ PATH/attributes.csv            first column: file name; split, group, and class 
 PATH/classes.txt, .json, .yaml names of the ids in masks
 PATH/classes.csv               name,red,green,blue: names of the colours in masks
 
-Other common names of these folders are recognized, such as JPEGImages with SegmentationClass, and
+Other common names of these folders are recognised, such as JPEGImages with SegmentationClass, and
 label files whose names differ from their image's by a word, such as x_mask.png.
 """
 

@@ -1,4 +1,4 @@
-"""Attributes measured on any photograph, and discretization of numbers into three levels."""
+"""Attributes measured on any photograph, and discretisation of numbers into three levels."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Task(Protocol):
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
-        """Return a new model named by `settings.model`, initialized by torch's global generator."""
+        """Return a new model named by `settings.model`, initialised by torch's global generator."""
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
         """Return a model of a described architecture, without loading weights."""

@@ -27,7 +27,7 @@ _INITIAL_M = 10.0
 
 
 class Depth(DenseTask):
-    """Labels and predictions are metres, float32, (n, h, w), NaN where unknown."""
+    """Depth estimation: labels and predictions in metres, float32, (n, h, w), NaN where unknown."""
 
     name = "depth"
     needs = ("depth",)

@@ -24,7 +24,7 @@ from tools.tasks.dense import DenseTask, mean_over_known
 
 
 class Normals(DenseTask):
-    """Labels and predictions are unit vectors, float32, (n, 3, h, w), NaN where unknown."""
+    """Normal estimation: unit vectors, float32, (n, 3, h, w), NaN where unknown."""
 
     name = "normals"
     needs = ("normals",)

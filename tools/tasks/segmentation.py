@@ -25,7 +25,7 @@ from tools.tasks.dense import DenseTask, mean_over_known
 
 
 class Segmentation(DenseTask):
-    """Labels and predictions are class ids, uint8, (n, h, w), VOID where unknown."""
+    """Semantic segmentation: class ids, uint8, (n, h, w), VOID where unknown."""
 
     name = "segmentation"
     needs = ("segmentation",)
@@ -38,7 +38,7 @@ class Segmentation(DenseTask):
         """Return the mean cross-entropy over each image's known pixels, (n,).
 
         With `balance_classes`, a pixel's weight is the inverse root of its class's share of the
-        batch, normalized to a mean of 1: 0.36 instead of 0.28 mIoU after 200 steps of 8 images, of
+        batch, normalised to a mean of 1: 0.36 instead of 0.28 mIoU after 200 steps of 8 images, of
         200 streets.
         """
         ids = batch.labels.long()

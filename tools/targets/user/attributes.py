@@ -20,7 +20,7 @@ from tools.targets.validation import ValidationReport
 
 _NUMBER_LEVELS = ("low", "medium", "high")
 _MAX_VALUES = 20
-# Columns with more distinct numbers are discretized as low, medium and high.
+# Columns with more distinct numbers are discretised as low, medium and high.
 _MAX_NUMBERS = 8
 _MAX_PRESENCES = 4
 _MIN_PRESENCE = 0.1

@@ -319,7 +319,7 @@ def _read_labels(
 def _turned(
     picture: Image.Image, item: Item, labels: Mapping[str, NDArray[Any]], report: ValidationReport
 ) -> Image.Image:
-    """Rotate a photograph by its EXIF orientation unless its labels match it unrotated."""
+    """Rotate a photograph by its EXIF orientation, if it has no labels or only this fits them."""
     upright = pictures.upright(picture)
     sizes = {values.shape[:-3:-1] for values in labels.values()}
     turn = not labels or (picture.size not in sizes and upright.size in sizes)
