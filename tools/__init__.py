@@ -1,1 +1,1 @@
-"""What the agent can do: stages and their plug-ins; knows nothing of any agent framework."""
+"""Stages of the loop and their plug-ins; independent of any agent framework."""

@@ -1,4 +1,4 @@
-"""The tool analyse: how many photographs a round predicted how well, by columns of a table."""
+"""The tool analyse: scores and counts of feedback photographs, grouped by columns of a table."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tools import tasks
 from tools.evaluate_real import predictions_on
 from tools.targets import Target
 
-# Lines of an answer, the lowest scores first.
+# Groups in an answer, lowest scores first.
 MAX_GROUPS = 20
 
 
 def analyse(
     number: int, session_folder: Path, target: Target, by: Sequence[str], where: Mapping[str, str]
 ) -> str:
-    """Return mean score and number of the feedback photographs by groups, in lines of text.
+    """Return the mean score and the size of groups of feedback photographs, one per line.
 
-    Columns are the attributes, "class" and, of image classes, "predicted".
+    Columns are the attributes, "class" and, for image classification, "predicted".
 
     Args:
-        number: Of the round, which was evaluated.
-        session_folder: Of the session.
-        target: Of the session.
-        by: Columns whose values make the groups; none for a single one.
-        where: Values that all photographs have.
+        number: Round number; the round must have been evaluated.
+        session_folder: Folder of the session.
+        target: Target of the session.
+        by: Columns to group by; empty: one group of all photographs.
+        where: Filter, attribute value by column.
 
     Raises:
-        ToolError: There is no such column or value.
+        ToolError: A column or value does not exist.
         DataError: The round was not evaluated on the target.
     """
     feedback, predictions = predictions_on(target, session_folder, number)
@@ -45,7 +45,7 @@ def analyse(
     if not task.needs:
         classes["predicted"] = predictions.values.argmax(1)
     table = [
-        {**attributes, **{name: target.class_names[of[row]] for name, of in classes.items()}}
+        {**attributes, **{name: target.class_names[index[row]] for name, index in classes.items()}}
         for row, attributes in enumerate(feedback.attributes)
     ]
     values: dict[str, set[str]] = defaultdict(set)
@@ -69,7 +69,7 @@ def analyse(
     ]
     n_left = len(lines) - MAX_GROUPS
     left = [f"... and {n_left} more groups"] if n_left > 0 else []
-    of = f", {slice_key(where)}" if where else ""
+    condition = f", {slice_key(where)}" if where else ""
     figure = "mean score" if task.needs else "accuracy"
-    head = f"Feedback photographs after round {number}{of}, {figure} and number by group:"
+    head = f"Feedback photographs after round {number}{condition}, {figure} and number by group:"
     return "\n".join([head, *lines[:MAX_GROUPS], *left])

@@ -1,7 +1,7 @@
-"""The tool evaluate_real: figures of a DSTM on real photographs.
+"""The tool evaluate_real: evaluates a DSTM on real photographs.
 
-The agent sees those of the `feedback` split. Figures and predictions on `test` go to sealed files
-that only `read_sealed` and `read_predictions` open, for reports and comparisons.
+The agent sees the metrics of the `feedback` split. Metrics and predictions on `test` are written to
+sealed files that only `read_sealed` and `read_predictions` open, for reports and comparisons.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 _FILES = {"test": "sealed.safetensors", "feedback": "feedback.safetensors"}
 
 Judge = tuple[Path, NDArray[np.int64]]
-"""The folder of a model, and the rows of the photographs that it judges."""
+"""The folder of a model, and the rows of the photographs that it predicts, (m,)."""
 
 Predict = Callable[[str, Model, Images], NDArray[Any]]
-"""Takes the name of a task, a model and images; returns what `tools.tasks.Task.predict` does."""
+"""Called with a task name, a model and images; returns what `tools.tasks.Task.predict` returns."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Predictions:
     """Predictions of a DSTM for a split.
 
     Attributes:
-        ids: Of the n images.
+        ids: Image ids, n.
         task: Name of the task.
         values: (n, ...), see `tools.tasks.Task.predict`.
     """
@@ -63,20 +63,21 @@ def evaluate_real(
     predict: Predict | None = None,
     judges: Sequence[Judge] = (),
 ) -> Report:
-    """Return the report on the target's feedback split.
+    """Evaluate a round's DSTM; return the report on the feedback split.
 
     Writes to rounds/NNN: the predictions on feedback, for `inspect_failures`, and the sealed report
-    and predictions on the test split, of which nothing is returned.
+    and predictions on the test split, which are not returned.
 
     Args:
-        round: Number of the round.
-        session_folder: Of the session.
-        training: Of the round's DSTM.
-        target: Whose splits are predicted.
-        slicing: Which slices are measured.
-        device: A torch device.
-        predict: Predicts elsewhere; None: on `device`.
-        judges: Models of the feedback photographs; (): the round's DSTM judges all.
+        round: Round number.
+        session_folder: Folder of the session.
+        training: Training record of the round's DSTM.
+        target: Target whose splits are predicted.
+        slicing: Slices to measure.
+        device: Torch device.
+        predict: Runs the prediction elsewhere; None: on `device`.
+        judges: Models that each predict a part of the feedback photographs (cross-fitting); (): the
+            round's DSTM predicts all.
     """
     model_folder, folder = session_folder / training.model, round_folder(session_folder, round)
     reports = {}
@@ -105,17 +106,17 @@ def evaluate(
     """Return the report of a saved model on samples, and its predictions.
 
     Args:
-        model_folder: With model.json.
-        samples: Of the split.
-        split: Its name.
-        round: Number of the round.
-        slicing: Which slices are measured.
-        device: A torch device.
-        predict: Predicts elsewhere; None: on `device`.
-        judges: Models that predict a part of the samples each, and all together; (): the model.
+        model_folder: Folder with model.json.
+        samples: Samples of the split.
+        split: Name of the split.
+        round: Round number.
+        slicing: Slices to measure.
+        device: Torch device.
+        predict: Runs the prediction elsewhere; None: on `device`.
+        judges: Models that each predict a part of the samples, and together all; (): the model.
 
     Raises:
-        WeightsError: The model cannot be used.
+        WeightsError: The model cannot be loaded.
         DataError: The split is empty.
     """
     parts = []
@@ -132,11 +133,11 @@ def evaluate(
 
 
 def joined(parts: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
-    """Return the predictions of several models in one array.
+    """Merge the predictions of several models into one array.
 
     Args:
-        parts: Of each model, (m, ...).
-        rows: Of each model, in the result, (m,); () for a single model.
+        parts: Predictions of each model, (m, ...).
+        rows: Positions of each model's predictions in the result, (m,); () for a single model.
     """
     values = np.concatenate(parts)
     return values[np.argsort(np.concatenate(rows))] if rows else values
@@ -147,9 +148,12 @@ def read_predictions(
     round: int,  # noqa: A002 (the name of the record's field)
     split: str = "feedback",
 ) -> Predictions:
-    """Return the stored predictions on a split; raises DataError when there are none.
+    """Return the stored predictions on a split.
 
-    Those on `test` are for reports and comparisons alone.
+    Predictions on `test` are for reports and comparisons only.
+
+    Raises:
+        DataError: The predictions are missing or damaged.
     """
     path = round_folder(session_folder, round) / _FILES[split]
     try:
@@ -171,10 +175,10 @@ def predictions_on(
     session_folder: Path,
     round: int,  # noqa: A002 (the name of the record's field)
 ) -> tuple[Samples, Predictions]:
-    """Return the feedback photographs of a target, and what was predicted for them.
+    """Return the feedback photographs of a target, and a round's predictions for them.
 
     Raises:
-        DataError: There are no predictions, or they are of other photographs.
+        DataError: The predictions are missing or belong to other photographs.
     """
     feedback, predictions = target.split("feedback"), read_predictions(session_folder, round)
     if list(predictions.ids) != list(feedback.ids):
@@ -186,6 +190,6 @@ def predictions_on(
 
 
 def read_sealed(session_folder: Path) -> tuple[Report, ...]:
-    """Return the reports on the test split, by round. For reports and comparisons alone."""
+    """Return the reports on the test split by round, for reports and comparisons only."""
     paths = sorted((session_folder / "rounds").glob("*/sealed.json"))
     return tuple(Report.model_validate_json(path.read_bytes()) for path in paths)

@@ -1,4 +1,4 @@
-"""The tool generate_batch: a plan's images, drawn, verified and stored shard by shard."""
+"""The tool generate_batch: draws, verifies and stores the images of a plan, shard by shard."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ if TYPE_CHECKING:
 
 
 class LabelVerifier(Protocol):
-    """Weighs generated images by how well their labels fit, e.g. `tools.labelers.audit`."""
+    """Weights generated images by how well they match their labels, e.g. `tools.labelers.audit`."""
 
     def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
-        """Return how sure the labels are, 0..1, weight in 0..1 and kept, each (n,).
+        """Return confidence and weight, both in 0..1, and whether an image is kept, each (n,).
 
-        Kept images have weight 1. The result for an image does not depend on the others.
+        Kept images have weight 1. The result for an image does not depend on other images.
 
         Args:
             samples: Generated images with their labels.
-            confidence: The generator's own, see `tools.data.drawn.Drawn`.
+            confidence: The generator's confidence in its labels, see `tools.data.drawn.Drawn`.
         """
 
 
 @dataclass(frozen=True)
 class WithoutCopies:
-    """A `LabelVerifier` that keeps no near copy, and of the others what `judge` keeps."""
+    """A `LabelVerifier` that rejects near copies of photographs and leaves the rest to `judge`."""
 
     judge: LabelVerifier
     finder: CopyFinder
 
     def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
-        """Return how sure `judge` is, its weight, or 0 for a near copy, and whether it is kept."""
-        sure, weights, kept = self.judge.verify(samples, confidence)
+        """Return the scores of `judge`, with weight 0 and not kept for near copies."""
+        confidences, weights, kept = self.judge.verify(samples, confidence)
         copied = self.finder.is_copy(self.finder.search(samples.images)[1])
-        return sure, np.where(copied, 0, weights), kept & ~copied
+        return confidences, np.where(copied, 0, weights), kept & ~copied
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """The shards of a batch.
+    """Specification of the shards of a batch.
 
     Attributes:
-        pieces: For each shard the (prompt, index) pairs of its images.
-        seed: Of the session.
-        class_names: Of the target.
-        critic: The DSTM that guides images; None: none does.
+        pieces: (prompt, index) pairs of the images of each shard.
+        seed: Seed of the session.
+        class_names: Class names of the target.
+        critic: DSTM that guides the images; None: no guidance by a DSTM.
     """
 
     pieces: Sequence[Sequence[tuple[PromptSpec, int]]]
@@ -71,7 +71,7 @@ class ShardSpec:
 
 
 class ShardExecutor(Protocol):
-    """Makes shards elsewhere, as `make_shard` makes them here: see `tools.compute.cluster`."""
+    """Creates shards elsewhere, identical to those of `make_shard`: see `tools.compute.cluster`."""
 
     def write_missing(
         self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
@@ -79,23 +79,23 @@ class ShardExecutor(Protocol):
         """Create those of `paths` that do not exist, in any order.
 
         Args:
-            paths: One per shard of `spec`.
-            spec: The shards.
-            done: Gets the number of existing files, and is called from time to time while nothing
-                changes; it may raise to stop the work.
+            paths: One path per shard of `spec`.
+            spec: Specification of the shards.
+            done: Called with the number of finished files, also periodically while nothing
+                changes; may raise to stop the work.
         """
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """What draws and verifies images.
+    """The generator and verifier of a session.
 
     Attributes:
-        generator: Draws them.
-        verifier: Weighs them.
-        class_names: Of the target.
-        critic: The DSTM that guides prompts with a `pull`; None: there is none yet.
-        executor: Makes the shards in place of this process, with the same result; None: none.
+        generator: Draws the images.
+        verifier: Weights the images.
+        class_names: Class names of the target.
+        critic: DSTM that guides prompts with a `pull`; None: no DSTM has been trained yet.
+        executor: Creates the shards in other processes with identical results. None: this process.
     """
 
     generator: Generator
@@ -115,20 +115,20 @@ def generate_batch(
 ) -> Batch:
     """Draw, verify and store the images of a plan.
 
-    Idempotent: shards on disk are kept, so after a crash the same call draws only what is missing
-    and returns the same batch.
+    Idempotent: existing shards are kept, so a repeated call after a crash draws only the missing
+    ones and returns the same batch.
 
     Args:
-        plan: Of a round.
-        session_folder: Gets rounds/NNN/data-*.parquet.
-        seed: Of the session.
-        workshop: Draws and verifies.
+        plan: Plan of a round.
+        session_folder: Session folder; shards are written to its rounds/NNN/data-*.parquet.
+        seed: Seed of the session.
+        workshop: Generator and verifier.
         shard_size: Images per shard, at least 1.
-        progress: Gets images done and images in all.
+        progress: Called with the number of finished images and the total.
 
     Raises:
-        SettingsError: A prompt has a `pull`, but there is no critic, or the generator cannot be
-            guided.
+        SettingsError: A prompt has a `pull`, but there is no critic, or the generator does not
+            support guidance by one.
     """
     arguments = _job_arguments(plan, seed, workshop, shard_size)
     job = job_id(session_folder.name, plan.round, "generate_batch", arguments)
@@ -156,7 +156,11 @@ def generate_batch(
 
 
 def _job_arguments(plan: Plan, seed: int, workshop: Workshop, shard_size: int) -> dict[str, Any]:
-    """Return all that decides the shards, as plain JSON; raises SettingsError, see above."""
+    """Return everything that determines the shards, as JSON values.
+
+    Raises:
+        SettingsError: See `generate_batch`.
+    """
     arguments: dict[str, Any] = {
         "prompts": [p.model_dump(mode="json", exclude={"why"}) for p in plan.prompts],
         "seed": seed,
@@ -230,14 +234,14 @@ def draw(
     class_names: Sequence[str],
     critic: Critic | None = None,
 ) -> tuple[Samples, Dense]:
-    """Draw (prompt, index) pairs; return the generator's confidence in labels of pixels, too.
+    """Draw images; return them with the generator's confidence in their pixel labels.
 
     Args:
-        images: n pairs; the class of an image is its prompt's.
-        seed: Of the session.
-        generator: Draws them.
-        class_names: Of the target.
-        critic: Guides the images of prompts with a `pull`.
+        images: n pairs (prompt, index); an image has the class of its prompt.
+        seed: Seed of the session.
+        generator: Draws the images.
+        class_names: Class names of the target.
+        critic: DSTM that guides the images of prompts with a `pull`; None: no guidance by a DSTM.
     """
 
     def request(prompt: PromptSpec, index: int) -> ImageRequest:

@@ -1,4 +1,4 @@
-"""A model that the user has already: it is measured as it is, as the baseline of a session."""
+"""A trained model supplied by the user: evaluated unchanged, as the baseline of a session."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tools.tasks.dense import DenseTask, load_trained
 def load_given(
     folder: Path, task: Task, target: Target, settings: TrainSettings
 ) -> tuple[Model, dict[str, Any]]:
-    """Return the model in a folder and what its model.json in a session says.
+    """Return the model in a folder, and the metadata for its model.json in a session.
 
     Args:
         folder: `best/` of an earlier session, or a trained model of transformers.
-        task: Of the session.
-        target: Whose classes the model has to predict, in the same order.
-        settings: Of the session's DSTM, for gradients of its loss.
+        task: Task of the session.
+        target: Target whose classes the model must predict, in the same order.
+        settings: Training settings of the session's DSTM, used for the gradients of its loss.
 
     Raises:
-        SettingsError: There is no model, or it is one of another task, other classes or images.
-        WeightsError: It cannot be loaded.
+        SettingsError: The folder has no model, or its task, classes or image shape differ.
+        WeightsError: The model cannot be loaded.
     """
     wanted: Sequence[str] | None = label_names(target, task)
     names: Sequence[str] | None
@@ -45,7 +45,7 @@ def load_given(
             )
         names = meta["class_names"]
     elif (folder / "config.json").is_file():
-        model = _of_transformers(folder, task)
+        model = _load_transformers_model(folder, task)
         network: Any = model.network
         labels: dict[int, str] = network.config.id2label
         names = [str(labels[i]) for i in range(len(labels))]
@@ -74,17 +74,17 @@ def load_given(
 
 
 def adopt(session_folder: Path, model: Model, meta: dict[str, Any]) -> Training:
-    """Copy a given model into a session as that of round 0.
+    """Copy a given model into a session as the model of round 0.
 
     Returns:
-        A training without steps and images.
+        A training record with zero steps and images.
     """
-    place = round_folder(session_folder, 0)
-    sha256 = save_model(place, model, meta)
+    model_folder = round_folder(session_folder, 0)
+    sha256 = save_model(model_folder, model, meta)
     return Training(
         round=0,
         job_id=job_id(session_folder.name, 0, "given", sha256),
-        model=place.relative_to(session_folder).as_posix(),
+        model=model_folder.relative_to(session_folder).as_posix(),
         n_images=0,
         n_steps=0,
         final_loss=0.0,
@@ -92,7 +92,7 @@ def adopt(session_folder: Path, model: Model, meta: dict[str, Any]) -> Training:
     )
 
 
-def _of_transformers(folder: Path, task: Task) -> Model:
+def _load_transformers_model(folder: Path, task: Task) -> Model:
     if not task.needs:
         return load_classifier(folder)
     if isinstance(task, DenseTask) and task.n_outputs in (None, 1):

@@ -1,4 +1,4 @@
-"""The tool inspect_failures: slices and clusters on which the DSTM fails, with pictures of them."""
+"""The tool inspect_failures: finds slices and clusters on which the DSTM fails, with montages."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from tools.targets import Target, label_names
 from tools.tasks import Model, Slicing, Task
 
 N_PICTURES = 8
-# Of a montage: as many columns as fit, at least two.
+# Layout of a montage: as many columns as fit into the width, at least two.
 _MAX_COLUMNS = 8
 _WIDTH_PX = 512
 
 Encode = Callable[[Sequence[str]], Sequence[Sequence[float]]]
-"""Turns texts into vectors, e.g. `memory.minilm`."""
+"""Encodes texts as vectors, e.g. `memory.minilm`."""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """How failures are found that the slices do not explain.
+    """Methods for discovering failures beyond the slices.
 
     Attributes:
-        embed_with: Given the round's model, returns what embeds images for clusters; None: by
-            attributes alone.
-        encode: Of captions, to name the prompts nearest to a finding; None: none are named.
+        embed_with: Builds the image embedding for the search of clusters from the round's model;
+            None: search by attributes alone.
+        encode: Encodes captions, to name the prompts nearest to a finding; None: none are named.
     """
 
     embed_with: Callable[[Model], Embed] | None = None
@@ -49,7 +49,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class _Inspection:
-    """A round's predictions on feedback, with the rounds before it."""
+    """A round's predictions on feedback, with the previous rounds."""
 
     session_folder: Path
     target: Target
@@ -69,23 +69,23 @@ def inspect(
     discovery: Discovery | None = None,
     device: str = "cpu",
 ) -> tuple[Failure, ...]:
-    """Return the failures of a round on feedback, significant ones first.
+    """Return the failures of a round on the feedback split, significant ones first.
 
-    The first eight, and all that were discovered, get a picture, rounds/NNN/failures/<id>.png:
-    their wrong photographs, worst first, each beside the truth and the prediction.
+    The first eight failures and all discovered ones get a montage, rounds/NNN/failures/<id>.png, of
+    their wrong photographs, worst first, each with its true and predicted label.
 
     Args:
-        round: Number of the round, which was evaluated.
-        session_folder: Of the session.
-        target: Of the session.
-        slicing: Which slices are tested, and at which level.
-        past: The session's rounds up to this one. Their results for a failure's prompts, and the
-            last-layer gradients of this round's images, decide whether it can be fixed.
-        discovery: How failures beyond the slices are found; None: they are not.
-        device: A torch device.
+        round: Round number; the round must have been evaluated.
+        session_folder: Folder of the session.
+        target: Target of the session.
+        slicing: Slices to test, and the significance level.
+        past: Rounds of the session up to this one. The results of a failure's prompts and the
+            last-layer gradients of this round's images decide whether the failure can be fixed.
+        discovery: Methods for discovering failures beyond the slices; None: slices alone.
+        device: Torch device.
 
     Raises:
-        DataError: The round was not evaluated, or on another target.
+        DataError: The round was not evaluated on this target.
     """
     feedback, predictions = predictions_on(target, session_folder, round)
     task = tasks.build(predictions.task)
@@ -129,7 +129,7 @@ def _discover(
 
 
 def _evaluated(inspection: _Inspection, embed: Embed | None) -> Evaluated:
-    """Return the input of discovery, images without a score left out."""
+    """Return the input of discovery, without images that have no score."""
     task, feedback = inspection.task, inspection.feedback
     scores = task.scores(inspection.predictions.values, feedback)
     rows = np.flatnonzero(np.isfinite(scores))
@@ -184,18 +184,18 @@ def _with_prompts(
 def _assess(
     inspection: _Inspection, current: Round, failures: Sequence[Failure], dstm: Dstm
 ) -> tuple[Failure, ...]:
-    """Add to failures whether they can be fixed, and how their prompts' gradients agree with them.
+    """Add to failures whether they can be fixed, and the agreement of their prompts' gradients.
 
-    The gradients are those of the loss on this round's images and on the failure's photographs.
+    The gradients of the loss on this round's images and on the failure's photographs are compared.
     """
-    assert current.batch is not None  # asked before
+    assert current.batch is not None  # checked by the caller
     feedback, past = inspection.feedback, inspection.past
     shards = [inspection.session_folder / shard.file for shard in current.batch.shards]
     gradients = measure_gradients(dstm, shards, feedback)
     changes: dict[str, tuple[float, float]] = {}
     if (previous := inspection.previous) and (chosen_in := _report_before(past, previous.number)):
-        # The predictions that chose a finding's photographs for their errors would show an
-        # improvement by chance alone, so both sides of the change are later ones.
+        # A finding's photographs were chosen by their errors, so these predictions would show an
+        # improvement by chance (regression to the mean); both sides of the change are later ones.
         rounds = previous.number, current.number
         findings = [failure for failure in chosen_in.failures if failure.kind != "slice"]
         changes = {failure.id: _change(failure, inspection, rounds) for failure in findings}
@@ -221,7 +221,7 @@ def _assess(
 def _change(
     failure: Failure, inspection: _Inspection, rounds: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return how the score of a finding's photographs changed, and its standard error."""
+    """Return the mean change of the score of a finding's photographs, and its standard error."""
     feedback = inspection.feedback
     rounds_read = [read_predictions(inspection.session_folder, number) for number in rounds]
     places = [{name: row for row, name in enumerate(read.ids)} for read in rounds_read]
@@ -254,7 +254,7 @@ def _rows(failure: Failure, feedback: Samples) -> NDArray[np.int64]:
 
 
 def _with_picture(inspection: _Inspection, failure: Failure, round_number: int) -> Failure:
-    """Save the montage of a failure's wrong photographs and add its path."""
+    """Save the montage of a failure's examples; return the failure with its path."""
     feedback, session_folder = inspection.feedback, inspection.session_folder
     row = {name: index for index, name in enumerate(feedback.ids)}
     rows = [row[name] for name in failure.examples]

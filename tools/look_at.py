@@ -1,4 +1,4 @@
-"""The tool look_at: photographs of a slice beside generated images of it, in one picture."""
+"""The tool look_at: photographs and generated images of a slice, side by side in one picture."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tools.data.stored_images import StoredImages
 from tools.evaluate_real import predictions_on
 from tools.targets import Target, label_names
 
-# Tiles in each row of the picture: fewer where they are wide.
+# Maximum number of tiles per row; half as many if they are wide.
 N_TILES = 4
-# Of a row: two lines of caption, and what lies between tiles.
+# Height per row for two lines of caption and the space between tiles.
 _MARGIN_PX = 40
-# Ends of the colour scale of depth.
+# Range of the colour scale of depth.
 DEPTH_M = (2.0, 100.0)
 
 Tiles = tuple[Images, list[str]]
 
 
 class Shown(NamedTuple):
-    """A PNG file, and what it shows in words."""
+    """A PNG file and its description in words."""
 
     png: bytes
     text: str
@@ -48,23 +48,23 @@ def look_at(
     members: Collection[str] = (),
     prompts: Collection[str] = (),
 ) -> Shown:
-    """Return photographs that a round predicted wrong and right, and generated images.
+    """Return photographs that a round predicted wrong and right, with generated images.
 
-    Those that are most wrong come first. Where pixels are predicted, the photographs with the
-    lowest and with the highest scores stand for them.
+    The worst predictions come first. For pixel-wise tasks, the photographs are divided into those
+    with the lowest and with the highest scores.
 
     Args:
-        number: Of the round, which was evaluated.
-        session_folder: Of the session.
-        target: Of the session.
-        past: The session's rounds up to this one.
-        name: What is looked at.
-        where: Values that photographs have.
-        members: Ids of the photographs, instead of `where`.
+        number: Round number; the round must have been evaluated.
+        session_folder: Folder of the session.
+        target: Target of the session.
+        past: Rounds of the session up to this one.
+        name: Name of the slice or cluster, for the description.
+        where: Attribute values of the photographs.
+        members: Ids of the photographs; replaces `where`.
         prompts: Ids of the prompts whose images are shown.
 
     Raises:
-        DataError: There is no such photograph, or the round was not evaluated on the target.
+        DataError: No photograph matches, or the round was not evaluated on the target.
     """
     feedback, predictions = predictions_on(target, session_folder, number)
     task = tasks.build(predictions.task)
@@ -80,22 +80,22 @@ def look_at(
     rows.sort(key=lambda row: (scores[row], 0 if sure is None else sure[row]))
     n_wrong = sum(scores[row] < 1 for row in rows) if not task.needs else -(-len(rows) // 2)
     kinds = ("of low score", "of high score") if task.needs else ("wrong", "right")
-    found = {
+    tiles_by_kind = {
         kind: task.pictures(predictions.values[few], feedback.take(few), label_names(target, task))
         for kind, few in zip(
             kinds, (rows[:n_wrong][:N_TILES], rows[n_wrong:][::-1][:N_TILES]), strict=True
         )
         if few
     }
-    n_of = dict(zip(kinds, (n_wrong, len(rows) - n_wrong), strict=True))
+    n_by_kind = dict(zip(kinds, (n_wrong, len(rows) - n_wrong), strict=True))
     drawn = generated(session_folder, past, prompts, N_TILES, task.needs, target.pixel_classes)
     if drawn:
-        found["generated"], n_of["generated"] = drawn
-    parts = [f"{n} {kind}" for kind, n in n_of.items()]
+        tiles_by_kind["generated"], n_by_kind["generated"] = drawn
+    parts = [f"{n} {kind}" for kind, n in n_by_kind.items()]
     text = f"{name} after round {number}: photographs and images that are {', '.join(parts)}. "
-    text += f"The picture has a row of up to {N_TILES} for each of: {', '.join(found)}"
+    text += f"The picture has a row of up to {N_TILES} for each of: {', '.join(tiles_by_kind)}"
     text += ", with TRUTH as PREDICTION below a photograph." if not task.needs else "."
-    return Shown(_sheet(found), text)
+    return Shown(_sheet(tiles_by_kind), text)
 
 
 def generated(
@@ -107,25 +107,26 @@ def generated(
     class_names: Sequence[str],
     ending: str = "",
 ) -> tuple[Tiles, int] | None:
-    """Return up to n generated images of prompts, and how many there are; None for none.
+    """Return up to n generated images of prompts, and the number that exist; None if none do.
 
-    Images that the audit keeps come first, and every prompt before one is seen twice.
+    Images with the highest weights come first; every prompt contributes one image before any
+    contributes a second.
 
     Args:
-        session_folder: Of the session.
+        session_folder: Folder of the session.
         past: Rounds of the session.
         prompts: Ids of the prompts.
-        n: Most images.
-        kinds: Labels of pixels that are shown beside an image, see `labelled_pictures`.
-        class_names: Of segmentation.
-        ending: Of the ids of images that count.
+        n: Maximum number of images.
+        kinds: Kinds of pixel labels shown beside an image, see `labelled_pictures`.
+        class_names: Class names of segmentation.
+        ending: Suffix of the ids of images to include.
     """
-    with_them = [
+    drawing_rounds = [
         r for r in past if r.batch and any(q.prompt_id in prompts for q in r.batch.quality)
     ]
-    if not with_them:
+    if not drawing_rounds:
         return None
-    stored = StoredImages(shards_of(session_folder, with_them), chosen=False)
+    stored = StoredImages(shards_of(session_folder, drawing_rounds), chosen=False)
     of_prompt: dict[str, list[int]] = {}
     for row in sorted(range(len(stored)), key=lambda row: -stored.weights[row]):
         if stored.prompt_ids[row] in prompts and stored.ids[row].endswith(ending):
@@ -142,24 +143,24 @@ def generated(
 
 
 def labelled_pictures(samples: Samples, kinds: Sequence[str], class_names: Sequence[str]) -> Images:
-    """Return images with the colours of their labels to the right.
+    """Return images with their colour-coded labels to the right.
 
     Args:
-        samples: images and labels.
-        kinds: of labels that are shown where there are any, e.g. "depth".
-        class_names: of segmentation.
+        samples: Images with labels.
+        kinds: Kinds of labels to show if present, e.g. "depth".
+        class_names: Class names of segmentation.
     """
     colours = label_colours(samples.labels, kinds, class_names, DEPTH_M)
     return side_by_side(samples.images, *colours) if colours else samples.images
 
 
-def _sheet(found: Mapping[str, Tiles]) -> bytes:
-    """Return tiles as a PNG of at most SHEET_PX, a row for each kind."""
-    widest = max(images.shape[3] / images.shape[2] for images, _ in found.values())
+def _sheet(tiles_by_kind: Mapping[str, Tiles]) -> bytes:
+    """Return tiles as a PNG file of at most SHEET_PX, with a row per kind."""
+    widest = max(images.shape[3] / images.shape[2] for images, _ in tiles_by_kind.values())
     columns = N_TILES if widest <= 1.5 else N_TILES // 2
-    box = SHEET_PX // columns - 8, SHEET_PX // len(found) - _MARGIN_PX
+    box = SHEET_PX // columns - 8, SHEET_PX // len(tiles_by_kind) - _MARGIN_PX
     rows = []
-    for kind, (images, captions) in found.items():
+    for kind, (images, captions) in tiles_by_kind.items():
         tiles = _fitted(side_by_side(images[:columns]), *box)
         titles = [f"{kind}: {caption}" for caption in captions[:columns]]
         row = montage(tiles, titles, columns, scale=1)
@@ -168,7 +169,7 @@ def _sheet(found: Mapping[str, Tiles]) -> bytes:
 
 
 def _fitted(images: Images, width: int, height: int) -> Images:
-    """Return RGB images in the largest size that a box holds."""
+    """Return RGB images scaled to the largest size that fits into a box."""
     scale = min(width / images.shape[3], height / images.shape[2])
     size = max(1, int(images.shape[3] * scale)), max(1, int(images.shape[2] * scale))
     return np.stack(

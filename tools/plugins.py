@@ -18,29 +18,29 @@ from memory.records import Record, first_problem
 Options = TypeVar("Options", bound=Record)
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-# Dotted paths of this process: given by its user, and named by files of unknown origin only.
+# Dotted paths given by the user of this process, and those named only by files of unknown origin.
 _allowed: set[str] = set()
 _refused: set[str] = set()
 
 
 def is_dotted_path(name: str) -> bool:
-    """Return whether a name is `package.module:function`."""
+    """Return whether a name has the form `package.module:function`."""
     return _DOTTED.fullmatch(name) is not None
 
 
 def allow(paths: Iterable[str]) -> None:
-    """Let dotted paths be loaded that the user of this process has given or confirmed."""
+    """Allow importing dotted paths that the user of this process has given or confirmed."""
     _allowed.update(paths)
     _refused.difference_update(_allowed)
 
 
 def refuse(paths: Iterable[str]) -> None:
-    """Let dotted paths not be loaded, unless they were allowed."""
+    """Forbid importing dotted paths, unless they were allowed."""
     _refused.update(set(paths) - _allowed)
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise SettingsError for a dotted path, named by a file, that nobody has allowed or loaded."""
+    """Raise SettingsError if a name is a dotted path that was neither allowed nor imported."""
     if ":" in name and name not in _allowed:
         raise SettingsError(_UNTRUSTED.format(name))
 
@@ -53,22 +53,22 @@ _UNTRUSTED = (
 
 
 def names(package: str) -> list[str]:
-    """Return the names of the files and folders of a package that define `build`, sorted."""
+    """Return the sorted names of the modules of a package that define `build`."""
     module = importlib.import_module(package)
     return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if _is_plugin(package, m))
 
 
 def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any]:
-    """Return an attribute of a plug-in, by default the function that builds it.
+    """Return an attribute of a plug-in, by default its factory function.
 
     Args:
         package: E.g. "tools.generators".
-        name: Of a file or folder of the package; or, with a colon, a dotted path,
-            `package.module:function`, to code outside the repository.
-        attribute: Of the plug-in.
+        name: Module of the package; or a dotted path, `package.module:function`, to code outside
+            the repository.
+        attribute: Name of the attribute; a dotted path names its own.
 
     Raises:
-        SettingsError: There is no such plug-in; the message names those that there are.
+        SettingsError: The plug-in does not exist or cannot be imported.
     """
     kind = package.rsplit(".", 1)[-1].removesuffix("s")
     path, _, function = name.partition(":")
@@ -97,15 +97,15 @@ def load(package: str, name: str, attribute: str = "build") -> Callable[..., Any
 
 
 def read_options(section: str, kind: type[Options], options: Mapping[str, object]) -> Options:
-    """Return the options of a plug-in, validated; those that are None keep their default.
+    """Validate the options of a plug-in; options that are None keep their default.
 
     Args:
-        section: Of the settings, e.g. "generator.options", as errors name it.
-        kind: Record of the options.
-        options: As given.
+        section: Section of the settings named in errors, e.g. "generator.options".
+        kind: Record type of the options.
+        options: Options as given by the user.
 
     Raises:
-        SettingsError: An option is unknown or has a wrong value; the message names its key.
+        SettingsError: An option is unknown or invalid; the message names its key.
     """
     try:
         return kind.model_validate({key: v for key, v in options.items() if v is not None})
@@ -118,7 +118,7 @@ def read_options(section: str, kind: type[Options], options: Mapping[str, object
 
 
 def _is_plugin(package: str, module: pkgutil.ModuleInfo) -> bool:
-    # Read, not imported: a plug-in may need a package that is not installed.
+    # The source is searched, not imported: a plug-in may need a package that is not installed.
     spec = importlib.util.find_spec(f"{package}.{module.name}")
     source = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
     return re.search(r"^def build\(", source, re.MULTILINE) is not None

@@ -1,4 +1,4 @@
-"""Settings of the long stages, apart from their modules, which import torch."""
+"""Settings of the long-running stages, separate from their modules, which import torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RENAMED = {
 
 
 def false_is_off(value: object) -> object:
-    """Return "off" for what YAML makes of it without quotes."""
+    """Return "off" for False, the value that YAML reads from an unquoted `off`."""
     return "off" if value is False else value
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings under today's names, for those that earlier versions wrote.
+    """Rename the settings of earlier versions to their current names.
 
-    Where a setting is given under both names, the later entry counts.
+    If a setting is given under both names, the later entry takes precedence.
     """
     current: dict[str, Any] = {}
     for key, value in values.items():
@@ -39,7 +39,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class WithEarlierNames(Record):
-    """A record of settings that also reads the names of earlier versions."""
+    """A record of settings that also accepts the names of earlier versions."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,7 +48,7 @@ class WithEarlierNames(Record):
 
 
 class TrainSettings(Record):
-    """Settings of a DSTM's training; the number of steps does not depend on that of images."""
+    """Settings of a DSTM's training; `steps` does not depend on the number of images."""
 
     task: str = "classification"
     model: str = Field(
@@ -58,37 +58,37 @@ class TrainSettings(Record):
     )
     steps: int = Field(250, ge=1)
     batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(2e-3, gt=0, description="the highest of the one-cycle schedule")
+    learning_rate: float = Field(2e-3, gt=0, description="maximum of the one-cycle schedule")
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     balance_classes: bool = Field(
         True,
-        description="draws classes of images alike, and weighs rare classes of pixels more; a "
+        description="samples image classes equally often, and weights rare pixel classes more; a "
         "session may adjust the loss instead, see dstm.logit_adjustment",
     )
     augment: bool | Literal["strong"] = Field(
-        True, description="true: as the task says; strong: see tools/tasks/strong.py, too"
+        True, description="true: augmentation of the task; strong: also of tools/tasks/strong.py"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32",
-        description="of the network's arithmetic; auto: bfloat16 where the device has instructions "
-        "for it, and a U-Net trains in about half the time; without them bfloat16 is much slower",
+        description="arithmetic of the network; auto: bfloat16 if the device has instructions for "
+        "it, which about halves the time of a U-Net; without them bfloat16 is much slower",
     )
     flips: tuple[Literal["horizontal", "vertical"], ...] | None = Field(
         None,
         exclude_if=lambda flips: flips is None,
-        description="directions in which training mirrors images and, where classes of images are "
-        "learnt, prediction averages views; None: those of the target",
+        description="directions in which training mirrors images and, for image classification, "
+        "prediction averages views; None: those of the target",
     )
     seed: int = Field(0, ge=0)
 
 
-# Best on Fashion-MNIST with a long tail.
+# Best value on long-tailed Fashion-MNIST.
 DEFAULT_SHARE = 1 / 3
 
 
 class DstmSettings(TrainSettings):
-    """Settings of a session's DSTM, which may learn from real and generated images together."""
+    """Settings of a session's DSTM, which may learn from photographs and generated images."""
 
     train_on: Literal["real+synthetic", "synthetic", "real"] = Field(
         "real+synthetic",
@@ -96,58 +96,58 @@ class DstmSettings(TrainSettings):
     )
     synthetic_share: Share | Literal["auto"] = Field(
         DEFAULT_SHARE,
-        description="of the draws of a class that are generated images, where it has both kinds; "
-        "below min_class_weight less; auto: the best on feedback of three that round 1 tries",
+        description="share of generated images among the draws of a class with both kinds; less "
+        "below min_class_weight; auto: the best on feedback of three values compared in round 1",
     )
     synthetic_weight: float = Field(
-        1.0, gt=0, description="of a generated image's loss; that of a photograph is 1"
+        1.0, gt=0, description="loss weight of a generated image; photographs have weight 1"
     )
     min_class_weight: float = Field(
         50.0,
         ge=0,
-        description="sum of the squared weights of a class's generated images from which on they "
-        "are drawn in full; below, in proportion; 0: always in full, however few the audit keeps",
+        description="sum of squared weights of a class's generated images from which on they get "
+        "their full share; below, a proportional one; 0: always full, however few the audit keeps",
     )
     prompt_weights: dict[str, Share] = Field(
         {},
         exclude_if=lambda weights: not weights,
-        description="factor of the weight of a prompt's images by its id, as plans set it",
+        description="factor on the weights of a prompt's images by prompt id; set by plans",
     )
     real_images: int | None = Field(
         None,
         ge=1,
-        description="photographs that the DSTM learns from, of each class the same share and at "
+        description="number of photographs to learn from, the same share of each class and at "
         "least one; None: all",
     )
     real_finish: Share = Field(
-        0.0, description="share of the steps, the last ones, on photographs alone"
+        0.0, description="share of the steps, at the end, that use photographs alone"
     )
     finish_layers: Literal["all", "last"] = Field(
         "all",
         exclude_if=lambda layers: layers == "all",
-        description="what real_finish trains: all, or the last layer or decoder alone (SYNAuG, "
-        "Ye-Bin et al. 2023)",
+        description="layers that real_finish trains: all, or only the last layer or decoder "
+        "(SYNAuG, Ye-Bin et al. 2023)",
     )
     logit_adjustment: float = Field(
         0.0,
         ge=0,
-        description="times the logarithm of a class's frequency, added to its logit in the loss "
-        "(Menon et al. 2021); classification without balance_classes alone. If neither is given: "
-        "1 for classification with photographs, else balance_classes",
+        description="factor of a class's log frequency, added to its logit in the loss (Menon et "
+        "al. 2021); only for classification without balance_classes. If neither is given: 1 for "
+        "classification with photographs, otherwise balance_classes",
     )
     freeze: Literal["none", "backbone"] = Field(
-        "none", description="backbone: a pretrained model's last layer or decoder alone is trained"
+        "none", description="backbone: train only the last layer or decoder of a pretrained model"
     )
     backbone_rate: float = Field(
         1.0,
         gt=0,
-        description="learning rate of all but the last layer or decoder, as a share of the highest",
+        description="learning rate below the last layer or decoder, relative to learning_rate",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _choose_balance(cls, values: Any) -> Any:
-        """Choose how rare classes are made up for, where it is not given."""
+        """Choose between logit adjustment and balanced sampling if neither is given."""
         if not isinstance(values, Mapping) or "balance_classes" in values:
             return values
         has_classes = values.get("task", "classification") == "classification"
@@ -180,11 +180,11 @@ class DstmSettings(TrainSettings):
 
 
 class SelectionSettings(Record):
-    """Which of a round's images the DSTM learns from; what was chosen once stays chosen."""
+    """Selection of a round's images for the DSTM; earlier rounds keep their selection."""
 
-    method: str = Field("all", description="all, or a file in tools/selection, e.g. entropy, ral")
-    keep: float = Field(1.0, gt=0, le=1, description="share of a round's images that is chosen")
-    remember: bool = Field(True, description="ral: begin with what earlier sessions learned")
+    method: str = Field("all", description="all, or a file in tools/selection, e.g. entropy or ral")
+    keep: float = Field(1.0, gt=0, le=1, description="share of a round's images to select")
+    remember: bool = Field(True, description="ral: start from the network of earlier sessions")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -197,19 +197,19 @@ class SelectionSettings(Record):
 
 
 class ComputeSettings(Record):
-    """Where images are drawn and audited, and on how many devices of one machine a DSTM is trained.
+    """Devices that draw and audit images, and processes that train a DSTM.
 
-    Images are the same everywhere; a DSTM differs by rounding, and more where its normalisation
-    looks at a batch.
+    Images are identical on all devices; a DSTM differs by rounding, and more if it uses batch
+    normalisation.
     """
 
     place: str = Field("local", description="local, ray, or ray:HOST:PORT of a Ray cluster")
-    workers: int | None = Field(None, ge=1, description="ray: at most; None: one per GPU or cpus")
-    cpus: float = Field(1, gt=0, description="ray: that are kept free for each worker")
-    retries: int = Field(8, ge=0, description="ray: of a shard whose worker died")
-    patience_s: float = Field(600, ge=0, description="ray: without any node before it is an error")
+    workers: int | None = Field(None, ge=1, description="ray: maximum number; None: one per device")
+    cpus: float = Field(1, gt=0, description="ray: CPUs reserved for each worker")
+    retries: int = Field(8, ge=0, description="ray: retries of a shard after its worker died")
+    patience_s: float = Field(600, ge=0, description="ray: longest time without a node")
     train_processes: int = Field(
-        1, ge=1, description="that share a DSTM's training: one for each GPU, or all on the CPU"
+        1, ge=1, description="processes that train a DSTM: one per GPU, or all on the CPU"
     )
 
     @field_validator("place")
@@ -222,14 +222,15 @@ class ComputeSettings(Record):
 
     @property
     def address(self) -> str | None:
-        """Of the Ray cluster, None where none is given."""
+        """Address of the Ray cluster; None if `place` has none."""
         return self.place.partition(":")[2] or None
 
 
 class AuditSettings(Record):
-    """Settings of the audit: of classes, of labels of pixels, or none where labels are exact.
+    """Settings of the audit: of classes, of pixel labels, or none if labels are exact.
 
-    `train` sets the classifier or, with the method `dense`, each of `members` models of its task.
+    `train` sets the training of the classifier or, with the method `dense`, of each of the
+    `members` of the ensemble.
     """
 
     method: Literal["classifier", "dense", "none"] = "classifier"
@@ -238,31 +239,31 @@ class AuditSettings(Record):
         None,
         gt=0,
         le=1,
-        description="probability from which on an image of any class is kept; None: each class has "
-        "its own, from real photographs (dense: score, at most; None: 0.5)",
+        description="probability from which on an image is kept; None: one per class, calibrated "
+        "on real photographs (dense: upper bound of the score; None: 0.5)",
     )
     real_rejected: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="share of a class's real photographs below its limit, where threshold is None",
+        description="share of a class's real photographs that is rejected, if threshold is None",
     )
-    floor: Share = Field(0.1, description="the least weight of an image")
+    floor: Share = Field(0.1, description="minimum weight of an image")
     copies: Annotated[Literal["off", "warn", "drop"], BeforeValidator(false_is_off)] = Field(
         "off",
-        description="near copies of photographs that the generator was trained on: warn shows them "
-        "in the report, drop also gives them weight 0",
+        description="near copies of the generator's training photographs: warn shows them in the "
+        "report, drop also gives them weight 0",
     )
-    members: int = Field(3, ge=1, description="models of the ensemble, method dense")
+    members: int = Field(3, ge=1, description="number of models of the ensemble, method dense")
     focal_px: float | None = Field(
         None,
         gt=0,
-        description="of the camera; None: estimated from depth and normals of the target",
+        description="focal length; None: estimated from depth and normals of the target",
     )
 
 
 class CaptionedRun(Record):
-    """Settings of a resumable training on images with captions; `steps` may be raised later."""
+    """Settings of a resumable training on captioned images; `steps` may be raised later."""
 
     steps: int = Field(3250, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -277,12 +278,12 @@ class CaptionedRun(Record):
     shared_captions: int | None = Field(
         None,
         ge=1,
-        description="wordings per combination of attributes; None: each image has its own",
+        description="captions per combination of attributes; None: one for each image",
     )
 
 
 class LoraSettings(CaptionedRun):
-    """Settings of a domain LoRA, trained on a text-to-image model of others."""
+    """Settings of a domain LoRA for a third-party text-to-image model."""
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(4, ge=1)
@@ -294,30 +295,30 @@ class LoraSettings(CaptionedRun):
 
 
 class JointSettings(LoraSettings):
-    """Settings of a joint model: a text-to-image model of others that learns labels of pixels."""
+    """Settings of a joint model: a third-party text-to-image model that learns pixel labels."""
 
     steps: int = Field(5000, ge=1)
     labels: tuple[Literal["segmentation", "depth", "normals"], ...] | None = Field(
-        None, description="those that are learnt; None: all that the target has"
+        None, description="kinds of pixel labels to learn; None: all kinds of the target"
     )
     adapt: Literal["attention", "all"] = Field(
-        "attention", description="layers with a LoRA: those of attention, or convolutions too"
+        "attention", description="layers with a LoRA: attention alone, or also convolutions"
     )
 
 
 class DistillationSettings(Record):
-    """Settings of a network that draws in a few steps what its teacher draws in many."""
+    """Settings of the distillation of a network that samples in fewer steps than its teacher."""
 
     teacher: str | None = Field(
         None, description="weights to distil: bundled:NAME or a folder; None: no distillation"
     )
-    steps: int = Field(3, ge=1, description="of drawing")
-    teacher_steps: int = Field(12, ge=1, description="of the teacher, a multiple of `steps`")
-    n_images: int = Field(1024, ge=32, description="of the teacher, to learn from")
+    steps: int = Field(3, ge=1, description="sampling steps of the student")
+    teacher_steps: int = Field(12, ge=1, description="those of the teacher, a multiple of `steps`")
+    n_images: int = Field(1024, ge=32, description="images of the teacher to learn from")
 
     @property
     def stride(self) -> int:
-        """Steps of the teacher that one of the student stands for."""
+        """Number of teacher steps per student step."""
         return self.teacher_steps // self.steps
 
     @model_validator(mode="after")
@@ -330,64 +331,64 @@ class DistillationSettings(Record):
 
 
 class PretrainSettings(CaptionedRun, WithEarlierNames):
-    """Settings of a pretraining of an MTDM; names of earlier versions are still read."""
+    """Settings of the pretraining of an MTDM; accepts the names of earlier versions."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the network's arithmetic; auto: bfloat16 where it is faster"
+        "auto", description="arithmetic of the network; auto: bfloat16 where it is faster"
     )
     channels: tuple[int, ...] = (64, 128)
     patch: int = Field(4, ge=1)
     prediction: Literal["velocity", "clean", "residual"] = Field(
         "velocity",
-        description="of the network; residual, of a linear denoiser, learns fastest where there "
-        "are colours or labels",
+        description="output of the network; residual, of a linear denoiser, learns fastest on "
+        "colour images and on labels",
     )
     label_noise_offset: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the noise levels in which labels are free of noise already",
+        description="share of the noise levels, the lowest ones, at which labels are free of noise",
     )
     label_dropout: Share = Field(
         0.0,
-        description="share of the examples whose labels are all noise, so that the network "
+        description="share of the examples whose labels are replaced by noise, so that the network "
         "also learns from images with unknown labels",
     )
     explained_variance: dict[str, Share] | None = Field(
         None,
-        description="share of the variance of patches that their principal components explain, by "
+        description="share of the variance that the principal components of patches explain, by "
         "kind (image, segmentation, depth, normals; others: all); None: no projection",
     )
     class_balance_exponent: Share = Field(
         0.0,
-        description="a pixel's weight in the loss falls with this power of its class's frequency; "
-        "0: all weigh the same",
+        description="a pixel's loss weight falls with this power of the frequency of its class; "
+        "0: equal weights",
     )
     class_balance_scope: Literal["data", "image"] = Field(
-        "data", description="where a class's frequency is counted: in all images, or in each"
+        "data", description="count class frequencies over all images, or in each image"
     )
     s_noise: tuple[Share, Share] | None = Field(
         None,
-        description="share of the noise of image and labels that a step of drawing keeps; less "
-        "makes pictures calmer and less varied; None: 1, or as the weights say",
+        description="share of the noise of image and labels that a sampling step keeps; less gives "
+        "smoother and less varied images; None: 1, or the value stored with the weights",
     )
     timestep_rho: float | None = Field(
         None,
         ge=1,
         le=4,
-        description="spacing of the steps of drawing; above 1 they are closer at high noise, and "
-        "layouts vary more; None: 1, or as the weights say",
+        description="spacing of the sampling steps; above 1 they are denser at high noise, and "
+        "layouts vary more; None: 1, or the value stored with the weights",
     )
     class_sampling_exponent: Share = Field(
         0.0,
-        description="an image's chance to be in a batch falls with this power of its class's "
-        "frequency; 0: every image equally often, 1: every class",
+        description="an image's sampling probability falls with this power of its class's "
+        "frequency; 0: images are equally likely, 1: classes are",
     )
-    start: str | None = Field(None, description="weights to begin with: bundled:NAME or a folder")
+    start: str | None = Field(None, description="initial weights: bundled:NAME or a folder")
     distillation: DistillationSettings = DistillationSettings()
     lora: LoraSettings = Field(
-        LoraSettings(), description="of `shaping pretrain --from MODEL --lora-only` alone"
+        LoraSettings(), description="only for `shaping pretrain --from MODEL --lora-only`"
     )
     joint: JointSettings = Field(
-        JointSettings(), description="of `shaping pretrain --from MODEL` alone"
+        JointSettings(), description="only for `shaping pretrain --from MODEL`"
     )

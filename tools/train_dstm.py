@@ -1,6 +1,6 @@
-"""The tool train_dstm: one training loop for all tasks, linear from top to bottom.
+"""The tool train_dstm: one training loop for all tasks.
 
-The same samples, settings and seed give the same weights, to the last bit on one CPU.
+The same samples, settings and seed give the same weights, bit for bit on one CPU.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tools.settings import BOTH_FLIPS, DstmSettings, TrainSettings
 from tools.tasks import Minibatch, Model, Task, strong
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
+"""Called with the number of finished steps and the total."""
 
 Warn = Callable[[str, str], None]
-"""Called with a problem that the training recovered from: its kind and a sentence."""
+"""Called with the kind and the description of a problem that the training recovered from."""
 
-# How often a training returns to its last good weights, and the factor of its learning rate then.
+# Maximum number of returns to the last good weights, and the learning-rate factor of each.
 MAX_RETURNS = 2
 SLOWER = 0.3
 _N_SNAPSHOTS = 20
@@ -46,17 +46,17 @@ _WARMUP = 0.15
 
 
 class Callbacks(NamedTuple):
-    """What is called while a DSTM trains."""
+    """Callbacks of a DSTM training."""
 
     progress: Progress = lambda done, total: None
     warn: Warn = lambda kind, message: None
 
 
 class GradientSync(Protocol):
-    """What processes that train one model together do at each step; each has the same batch."""
+    """Synchronisation of processes that train one model together, all with the same batches."""
 
     def share(self, batch: Minibatch) -> Minibatch:
-        """Return this process's part of a batch, as large as that of the others."""
+        """Return this process's part of a batch; the parts are equally large."""
 
     def mean(self, model: Model, loss: float) -> float:
         """Average the gradients over all processes; return the mean of their losses."""
@@ -64,11 +64,11 @@ class GradientSync(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains on stored images, in this process; subclasses train in several.
+    """Trains on stored images in this process; subclasses use several processes.
 
     Attributes:
-        device: A torch device.
-        n_processes: That share the training.
+        device: Torch device.
+        n_processes: Number of processes that share the training.
     """
 
     device: str = "cpu"
@@ -82,9 +82,14 @@ class Trainer:
         callbacks: Callbacks | None = None,
         real: Sequence[Path] = (),
     ) -> tuple[Model, float]:
-        """Return the model, on the trainer's device, and its loss, see `train_model`.
+        """Train a model, see `train_model`; return it, on the trainer's device, and its loss.
 
-        real: shards of photographs.
+        Args:
+            shards: Shards of generated images.
+            n_classes: Number of classes of the task.
+            settings: Settings of the training.
+            callbacks: Progress and warnings; None: none.
+            real: Shards of photographs.
         """
         samples = StoredImages(shards, real)
         return train_model(
@@ -110,26 +115,26 @@ def train_dstm(
     real: Sequence[Path] = (),
     part: str = "",
 ) -> Training:
-    """Train the DSTM of a round on the shards of all rounds so far and on photographs, once.
+    """Train the DSTM of a round on photographs and the generated images of all rounds so far.
 
-    The model is in rounds/NNN of the session, or in a folder `part` there. Called again, the stored
-    result is returned; after a kill the training starts over.
+    The model is written to rounds/NNN of the session, or to its subfolder `part`. A repeated call
+    returns the stored result; an interrupted training starts over.
 
     Args:
-        round: Number of the round; 0 for photographs alone.
-        session_folder: Of the session.
-        shards: Of generated images, relative to the session folder, or absolute. Images that a
-            round left out are not used.
-        class_names: Of the labels that the task learns.
-        settings: Of the training.
-        trainer: Does the work; None: `Trainer` on the CPU.
-        selection: How this round's images were chosen.
+        round: Round number; 0 for photographs alone.
+        session_folder: Folder of the session.
+        shards: Shards of generated images, relative to the session folder or absolute. Images that
+            the selection of a round left out are not used.
+        class_names: Class names of the task's labels.
+        settings: Settings of the training.
+        trainer: Runs the training; None: a `Trainer` on the CPU.
+        selection: Record of the selection of this round's images.
         callbacks: Progress and warnings; None: none.
         real: Shards of photographs, see `tools.data.shards`.
-        part: Name of a further model of the round, which judges a part of the photographs.
+        part: Name of a further model of the round, used for cross-fitting.
 
     Raises:
-        DataError: A shard is missing or damaged, or there is none.
+        DataError: A shard is missing or damaged, or there are no shards.
     """
     trainer = trainer or Trainer()
     paths = [session_folder / shard for shard in shards]
@@ -181,10 +186,10 @@ def train_dstm(
 
 
 def _effective(settings: TrainSettings, with_real: bool) -> dict[str, Any]:
-    """Return the settings that have an effect on a training, as plain JSON.
+    """Return the settings that affect a training, as JSON values.
 
-    Those of mixing photographs and generated images are left out where there is nothing to mix, so
-    that jobs of earlier versions keep their ids.
+    Settings of mixing photographs and generated images are omitted where there is nothing to mix,
+    which keeps the job ids of earlier versions.
     """
     values = settings.model_dump(mode="json")
     if with_real:
@@ -200,7 +205,7 @@ def _effective(settings: TrainSettings, with_real: bool) -> dict[str, Any]:
 
 
 def _effective_size(images: StoredImages, settings: TrainSettings) -> float | None:
-    """Return the effective number of images; None for the rule of earlier versions."""
+    """Return the effective number of images; None where earlier versions recorded none."""
     if not isinstance(settings, DstmSettings):
         return None
     if not images.is_real.any() and not settings.min_class_weight:
@@ -221,32 +226,33 @@ def train_model(
 ) -> tuple[Model, float]:
     """Train a new model.
 
-    AdamW under a one-cycle schedule (Smith and Topin 2019). Images are sampled as
-    `tools.data.sampling` says. With `logit_adjustment` tau the loss is that of the outputs plus
-    tau log(pi), where pi are the frequencies of the classes (Menon et al. 2021, eq. 10); the model
-    itself returns the outputs. With `freeze`, or in the steps of `real_finish` with
-    `finish_layers`, the new layers alone are trained; with `freeze` the features before a last
-    layer are computed once. A non-finite loss returns the training to its last good weights, at a
-    lower rate; a batch for which the device has no memory passes through the model in parts.
-    torch's global generators are left as they were.
+    AdamW with a one-cycle schedule (Smith and Topin 2019). `tools.data.sampling` defines the
+    sampling of images. With `logit_adjustment` tau, the loss is computed on the outputs plus
+    tau log(pi), where pi are the class frequencies (Menon et al. 2021, eq. 10); the model itself
+    returns the outputs. With `freeze`, or during the `real_finish` steps with `finish_layers`, only
+    the new layers are trained; with `freeze`, the features before a last layer are computed once.
+    After a non-finite loss, training resumes from its last good weights at a lower rate; a batch
+    that exceeds the device's memory is processed in parts. The state of torch's global generators
+    is restored.
 
     Args:
         samples: Images to train on.
-        task: What is learnt.
-        n_classes: Of the task's labels.
-        settings: Of the training.
-        device: A torch device.
-        progress: Gets the steps done and the steps in all.
+        task: Task to learn.
+        n_classes: Number of classes of the task.
+        settings: Settings of the training.
+        device: Torch device.
+        progress: Called with the number of finished steps and the total.
         warn: See `Warn`.
-        sync: With processes that train the same model, see `tools.compute.data_parallel`.
-        is_real: Which samples are photographs, (n,), with `DstmSettings`; None: none.
+        sync: Synchronises processes that train the same model, see `tools.compute.data_parallel`.
+        is_real: Mask of the photographs, (n,), used with `DstmSettings`; None: no photographs.
 
     Returns:
         The model, and the mean loss of the last tenth of the steps.
 
     Raises:
         DataError: No image has a weight above 0.
-        ShapingError: The loss diverges more than `MAX_RETURNS` times.
+        ShapingError: The loss diverges more than `MAX_RETURNS` times, or a batch does not fit into
+            the device's memory even in parts.
     """
     _warn_of_slow_precision(settings, device, warn)
     mix = Mix(samples, n_classes, settings, is_real)
@@ -318,7 +324,7 @@ def _batch(
     generator: torch.Generator,
     device: str,
 ) -> Minibatch:
-    """Return samples as a batch on a device, augmented as the settings say."""
+    """Return samples as a batch on a device, augmented according to the settings."""
     images = torch.from_numpy(samples.images).to(device).float() / 255
     batch = Minibatch(images, task.labels(samples).to(device), flips=flips)
     if settings.augment:
@@ -329,10 +335,10 @@ def _batch(
 
 
 class _GoodWeights:
-    """The last good weights of a training, with the state of its optimizer.
+    """Snapshot of the last good weights of a training and its optimizer state.
 
     Attributes:
-        n_returns: How often the training has returned to them.
+        n_returns: Number of attempts to restore them.
     """
 
     def __init__(self, model: Model, optimizer: torch.optim.Optimizer) -> None:
@@ -341,11 +347,11 @@ class _GoodWeights:
         self._states: list[Any] = []
 
     def keep(self) -> None:
-        """Copy the weights as they are."""
+        """Store a copy of the current weights."""
         self._states = [copy.deepcopy(part.state_dict()) for part in self._parts]
 
     def restore(self) -> bool:
-        """Return to them; False where that was done `MAX_RETURNS` times, or there are none."""
+        """Restore the snapshot; return False after `MAX_RETURNS` times, or without a snapshot."""
         self.n_returns += 1
         if self.n_returns > MAX_RETURNS or not self._states:
             return False
@@ -357,23 +363,26 @@ class _GoodWeights:
 def _trained_part(
     model: Model, task: Task, settings: TrainSettings
 ) -> tuple[torch.nn.Module, FrozenFeatures | None]:
-    """Freeze what the settings say; return what is trained, and what computes its input."""
+    """Freeze layers according to the settings; return the trained module and its input features.
+
+    The features are None where the module is the whole model.
+    """
     if not isinstance(settings, DstmSettings) or settings.freeze == "none":
         return model, None
     head = freeze(model)
-    # Where every batch holds new images, there is nothing to keep.
+    # Features are not cached where augmentation makes the images of every batch new.
     is_kept = not task.needs and settings.augment != "strong"
     return (head, FrozenFeatures(model)) if is_kept else (model, None)
 
 
 def _groups(model: Model, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Return the parameters that are trained, by their rates; vectors are not decayed."""
+    """Return the optimizer's parameter groups by learning rate; vectors have no weight decay."""
     rate = settings.backbone_rate if isinstance(settings, DstmSettings) else 1.0
-    own = {id(p) for p in new_layers(model).parameters()} if rate != 1 else set()
+    head_ids = {id(p) for p in new_layers(model).parameters()} if rate != 1 else set()
     groups: list[dict[str, Any]] = []
-    for of_head in (False, True) if own else (False,):
-        lr = {} if of_head or rate == 1 else {"lr": settings.learning_rate * rate}
-        part = [p for p in model.parameters() if p.requires_grad and (id(p) in own) == of_head]
+    for in_head in (False, True) if head_ids else (False,):
+        lr = {} if in_head or rate == 1 else {"lr": settings.learning_rate * rate}
+        part = [p for p in model.parameters() if p.requires_grad and (id(p) in head_ids) == in_head]
         groups.append({"params": [p for p in part if p.ndim > 1], **lr})
         groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **lr})
     return groups
@@ -390,11 +399,11 @@ def _backward(
 ) -> tuple[float, int]:
     """Compute the gradient of a batch's mean loss, in `n_parts` parts.
 
-    Whenever the device has no memory for one, there are twice as many parts. The adjustment,
+    The number of parts doubles whenever the device runs out of memory. The adjustment,
     (n_classes,), is added to the outputs.
 
     Returns:
-        The loss, and the number of parts that sufficed.
+        The loss, and the number of parts used.
     """
     n = len(batch.images)
     is_short = in_bfloat16(settings.precision, batch.images.device.type)
@@ -416,7 +425,7 @@ def _backward(
                 loss.backward()
             return total, n_parts
         except torch.OutOfMemoryError as error:
-            # Batch normalisation needs two images.
+            # Batch normalisation needs at least two images per part.
             if n < 4 * n_parts:
                 raise ShapingError(
                     f"The device has no memory to train on {n // n_parts} images: {error} End "
@@ -428,7 +437,7 @@ def _backward(
 
 
 def _one_cycle(progress: float) -> float:
-    """Return the learning rate as a share of the highest, at `progress`, 0..1, of the training."""
+    """Return the learning rate as a fraction of its maximum, for a training progress in 0..1."""
     if progress < _WARMUP:
         return 0.04 + 0.96 * progress / _WARMUP
     return 0.5 + 0.5 * math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP))

@@ -1,1 +1,1 @@
-"""Where work runs: idempotent jobs, several devices, a Ray cluster."""
+"""Execution on several devices: data-parallel training and Ray clusters."""

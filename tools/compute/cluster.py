@@ -1,9 +1,9 @@
-"""Shards and predictions from all devices of a Ray cluster: one worker, a Ray actor, on each.
+"""Generation of shards and prediction on a Ray cluster, with one actor per device.
 
-Ray places and restarts workers and repeats the tasks of a dead node (`max_restarts`,
-`max_task_retries`, `ray.util.ActorPool`). Files are written by the session alone, so nodes need no
-shared disk, but the same program and the same weights of the generator. Workers live as long as one
-batch, so that several sessions can share a cluster.
+Ray places and restarts the workers and repeats the tasks of a dead node (`max_restarts`,
+`max_task_retries`, `ray.util.ActorPool`). Only the session writes files, so nodes need no shared
+disk, but the same program and the same generator weights. Workers live for one batch, so that
+several sessions can share a cluster.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from tools.generate_batch import LabelVerifier, ShardSpec
 from tools.settings import ComputeSettings
 from tools.tasks import Model
 
-# A multiple of what tasks predict at once, so that the same arithmetic is done as in one piece.
+# A multiple of the tasks' batch sizes, so that the arithmetic is the same as in one piece.
 _PREDICTED_AT_ONCE = 1024
-# Interval of the checks whether the session has to end, and whether there are nodes left.
+# Interval of the checks for the end of the session and for remaining nodes.
 _POLL_S = 1.0
 
 Kind = Literal["cpu", "cuda"]
 
 Call = Callable[[Any], Any]
-"""Takes an actor, calls it, and returns Ray's reference to the result."""
+"""Calls a method of an actor; returns Ray's reference to the result."""
 
 
 @dataclass
 class RayExecutor:
-    """Makes shards on a Ray cluster; a `tools.generate_batch.ShardExecutor`.
+    """Creates shards on a Ray cluster; a `tools.generate_batch.ShardExecutor`.
 
     Attributes:
-        settings: Of the cluster.
-        recipe: Of the generator.
-        verifier: Weighs the images.
-        identity: Of the session's generator.
-        device: "auto": GPUs where the cluster has any.
+        settings: Settings of the cluster.
+        recipe: Recipe of the generator.
+        verifier: Weights the images.
+        identity: Identity of the session's generator.
+        device: "auto": GPUs if the cluster has any, otherwise CPUs.
         n_at_once: Images that a worker draws at once; None: a whole shard.
-        on_halved: Gets the new number when a worker had no memory for so many.
+        on_halved: Called with the reduced number after a worker ran out of memory.
     """
 
     settings: ComputeSettings
@@ -68,17 +68,17 @@ class RayExecutor:
     def write_missing(
         self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
     ) -> None:
-        """Create those of `paths` that do not exist, each by a free worker.
+        """Create the missing shards of `paths`, each on a free worker.
 
         Args:
-            paths: One per shard.
-            spec: The shards.
+            paths: One path per shard.
+            spec: Specification of the shards.
             done: See `ShardExecutor`.
 
         Raises:
             SettingsError: Ray is not installed, or the cluster cannot be reached or has no device
-                of the kind.
-            ShapingError: Workers die repeatedly over the same shard, or no node is left for
+                of the requested kind.
+            ShapingError: Workers die repeatedly over the same shard, or the cluster has no node for
                 `patience_s`.
         """
         missing = [number for number, path in enumerate(paths) if not path.exists()]
@@ -107,7 +107,7 @@ class RayExecutor:
     def predict(self, task: str, model: Model, images: Images) -> NDArray[Any]:
         """Return a DSTM's predictions for images, see `tools.evaluate_real.Predict`.
 
-        As few images as one worker predicts at once are predicted here. Raises as `write_missing`.
+        Sets that fit into one call of a worker are predicted locally. Raises as `write_missing`.
         """
         starts = range(0, len(images), _PREDICTED_AT_ONCE)
         if len(starts) < 2:
@@ -130,12 +130,12 @@ class RayExecutor:
         take: Callable[[Any], None],
         wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """Give each result to `take` as it comes; call `wait` while none does."""
+        """Pass each result to `take` as it arrives; call `wait` while none arrives."""
         from ray.exceptions import RayActorError, RayTaskError
         from ray.util import ActorPool
 
         kind = self._kind(ray)
-        # Kept as long as the actors: one that is restarted needs it again.
+        # The reference must outlive the actors: a restarted actor resolves it again.
         verifier = ray.put(pack(self.verifier))
         actors = self._start_workers(ray, kind, verifier, len(calls))
         pool = ActorPool(actors)
@@ -162,7 +162,7 @@ class RayExecutor:
                 else:
                     seen_at = time.monotonic()
                     take(result)
-                # A worker whose node died waits for room, which idle ones must not take.
+                # A worker whose node died waits for a free slot; idle workers must release theirs.
                 while idle := pool.pop_idle():
                     ray.kill(idle)
         except RayActorError as error:
@@ -177,9 +177,13 @@ class RayExecutor:
                 ray.kill(actor)
 
     def _start_workers(self, ray: Any, kind: Kind, verifier: Any, n_calls: int) -> list[Any]:
-        """Start workers, one on every device, no more than there are calls.
+        """Start workers, one per device, at most one per call.
 
-        verifier: Ray's reference to a packed one.
+        Args:
+            ray: The module.
+            kind: Kind of device.
+            verifier: Ray's reference to a packed `LabelVerifier`.
+            n_calls: Number of calls.
         """
         settings = self.settings
         n_slots = slots(ray.nodes(), kind, settings.cpus)
@@ -197,7 +201,7 @@ class RayExecutor:
             scheduling_strategy="SPREAD",
         )
         n_threads = max(1, int(settings.cpus)) if kind == "cpu" else None
-        # Ray resolves the reference to the verifier.
+        # Ray replaces the reference by the verifier.
         others = (self.identity, kind, self.n_at_once, n_threads, Path.cwd())
         n_workers = min(n_slots, n_calls, settings.workers or n_calls)
         return [actor.remote(self.recipe, verifier, *others) for _ in range(n_workers)]
@@ -209,7 +213,13 @@ class RayExecutor:
 
 
 def slots(nodes: Sequence[Mapping[str, Any]], kind: Kind, cpus: float) -> int:
-    """Return how many workers living nodes have room for; nodes: as from `ray.nodes()`."""
+    """Return the number of workers that the alive nodes have room for.
+
+    Args:
+        nodes: Nodes as returned by `ray.nodes()`.
+        kind: Kind of device.
+        cpus: CPUs per worker.
+    """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     n_by_cpu = [int(node.get("CPU", 0) / cpus + 1e-9) for node in alive]
     if kind == "cpu":
@@ -218,14 +228,14 @@ def slots(nodes: Sequence[Mapping[str, Any]], kind: Kind, cpus: float) -> int:
 
 
 def connect(address: str | None) -> Any:
-    """Return the module ray, connected to a cluster.
+    """Connect to a Ray cluster; return the module ray.
 
     Args:
-        address: HOST:PORT; None: that of RAY_ADDRESS, else the cluster on this machine, else a new
-            one of this machine alone.
+        address: HOST:PORT; None: the address in RAY_ADDRESS, else the cluster of this machine, else
+            a new one on this machine alone.
 
     Raises:
-        SettingsError: Ray is not installed, or there is no such cluster.
+        SettingsError: Ray is not installed, or the cluster cannot be reached.
     """
     if importlib.util.find_spec("ray") is None:
         raise SettingsError(
@@ -249,7 +259,7 @@ def connect(address: str | None) -> Any:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which ends a session at a safe point; Ray sets its own."""
+    """Restore the session's SIGTERM handler, which Ray replaces."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

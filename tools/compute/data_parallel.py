@@ -1,9 +1,9 @@
-"""Data-parallel training on several devices of this machine, by torch.distributed.
+"""Data-parallel training on several devices of one machine with torch.distributed.
 
-Every process samples the same batches, passes its share of each through the model and steps along
-the mean of all gradients, so that all hold the same model; the first one writes it and reports
-progress. When one fails, torch ends the others. Normalisation over a batch is over a process's own
-share.
+Every process samples the same batches, computes the gradients of its share of each and steps along
+the average of all gradients, so that all processes hold the same model; the first one saves it and
+reports progress. When a process fails, torch ends the others. Batch normalisation uses the
+statistics of each process's share.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.tasks import Minibatch, Model
 from tools.train_dstm import Callbacks, Trainer, train_model
 
 _POLL_S = 0.1
-# Batch normalisation needs two images.
+# Batch normalisation needs at least two images.
 _MIN_SHARE = 2
 
 
@@ -35,12 +35,12 @@ class DataParallelTrainer(Trainer):
     """Trains in several processes.
 
     Args:
-        n_processes: Each on a GPU of its own, or all on the CPU.
-        device: A torch device.
-        batch_size: Of the training, a multiple of `n_processes`.
+        n_processes: Number of processes, one per GPU or all on the CPU.
+        device: Torch device.
+        batch_size: Batch size of the training, a multiple of `n_processes`.
 
     Raises:
-        SettingsError: There are fewer GPUs, or a batch cannot be shared evenly.
+        SettingsError: There are fewer GPUs, or a batch cannot be divided evenly.
     """
 
     def __init__(self, n_processes: int, device: str, batch_size: int) -> None:
@@ -66,7 +66,7 @@ class DataParallelTrainer(Trainer):
         callbacks: Callbacks | None = None,
         real: Sequence[Path] = (),
     ) -> tuple[Model, float]:
-        """See `tools.train_dstm.Trainer`; an error of a process is raised here."""
+        """See `tools.train_dstm.Trainer`; errors of processes are raised here."""
         messages = multiprocessing.get_context("spawn").SimpleQueue()
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -87,7 +87,7 @@ class DataParallelTrainer(Trainer):
             return model, meta["loss"]
 
     def _watch(self, processes: Any, messages: Any, callbacks: Callbacks) -> None:
-        """Forward the messages of the processes until all have ended, or one has failed."""
+        """Forward the messages of the processes until all have ended or one has failed."""
         failure: ProcessException | None = None
         is_over = False
         while not is_over:
@@ -108,7 +108,7 @@ class DataParallelTrainer(Trainer):
 
 
 class _ProcessSync:
-    """The `GradientSync` of one of the processes."""
+    """`GradientSync` of one process."""
 
     def __init__(self, rank: int, n_processes: int) -> None:
         self._rank, self._n_processes = rank, n_processes
@@ -120,7 +120,7 @@ class _ProcessSync:
         return Minibatch(batch.images[share], batch.labels[share], weights)
 
     def mean(self, model: Model, loss: float) -> float:
-        """See `GradientSync`; one message for all gradients and the loss."""
+        """See `GradientSync`; a single all-reduce covers all gradients and the loss."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         parts = [*(g.flatten() for g in gradients), gradients[0].new_tensor([loss])]
         mean = torch.cat(parts)
@@ -139,8 +139,8 @@ def _train_share(
     messages: Any,
     work: tuple[Sequence[Path], int, TrainSettings, Sequence[Path]],
 ) -> None:
-    """Train as one of the processes; the first reports progress and saves the model."""
-    # Ctrl-C at a terminal is for the session alone, which ends these processes.
+    """Train in one process; the first process reports progress and saves the model."""
+    # Ctrl-C at a terminal must reach only the session, which ends these processes.
     os.setsid()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A generator that draws fewer images at once where the device has no memory for all of them."""
+"""A generator wrapper that reduces the batch size when the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tools.generators import Generator, GeneratorWrapper
 class WithinMemory(GeneratorWrapper):
     """Behaves like `inner`, but halves the batch when the device runs out of memory.
 
-    Pixels depend on the request alone, so they stay the same.
+    The images are unchanged, as each depends only on its request.
 
     Args:
-        inner: Draws the images.
-        n_at_once: Images drawn at once; None: as many as are asked for.
-        on_halved: Gets the new number whenever it was halved.
+        inner: The wrapped generator.
+        n_at_once: Images drawn at once; None: all requested ones.
+        on_halved: Called with the new number after each halving.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class WithinMemory(GeneratorWrapper):
         self._n_at_once, self._on_halved = n_at_once, on_halved
 
     def draw(self, requests: Sequence[ImageRequest]) -> Drawn:
-        """Draw all requests; raises ShapingError where there is no memory for a single one."""
+        """Draw all requests; raises ShapingError if a single image does not fit into memory."""
         parts: list[Drawn] = []
         start = 0
         while start < len(requests):

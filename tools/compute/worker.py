@@ -1,6 +1,6 @@
-"""A worker on one device of a cluster: draws and verifies shards, and predicts.
+"""A worker on one device of a cluster, which draws and verifies shards, and predicts.
 
-A worker is built from plain data and bytes, and loads its parts when they are first used: it can be
+A worker is built from plain data and bytes, and loads its components on first use: it can be
 restarted on another machine at any time, with the same results.
 """
 
@@ -30,15 +30,15 @@ from tools.labelers.labelled import Labelled
 
 @dataclass(frozen=True)
 class Recipe:
-    """Name and options of a generator and of its labeler, as plain data.
+    """Names and options of a generator and its labeler, as plain data.
 
     Attributes:
-        name: Of the generator.
+        name: Name of the generator.
         image_shape: (channels, height, width).
-        options: Of the generator.
-        labeler: Its name; "none": no labeler.
-        pixel_classes: Names of the class ids that the labeler's labels shall have.
-        labeler_options: Of the labeler.
+        options: Options of the generator.
+        labeler: Name of the labeler; "none": no labeler.
+        pixel_classes: Class names of the ids in the labeler's output.
+        labeler_options: Options of the labeler.
     """
 
     name: str
@@ -63,9 +63,9 @@ class ShardResult(NamedTuple):
     """A finished shard.
 
     Attributes:
-        number: Of the shard.
-        data: Its parquet file.
-        halved: Images drawn at once, each time the number was halved.
+        number: Index of the shard.
+        data: Bytes of its parquet file.
+        halved: Batch sizes after each halving.
     """
 
     number: int
@@ -75,16 +75,17 @@ class ShardResult(NamedTuple):
 
 @dataclass
 class Worker:
-    """Makes shards and predictions on one torch device.
+    """Creates shards and predictions on one torch device.
 
     Attributes:
-        recipe: Of the generator.
+        recipe: Recipe of the generator.
         verifier: A packed `LabelVerifier`.
-        identity: Of the session's generator, which that of the worker must have too.
-        device: A torch device.
+        identity: Identity of the session's generator, which the worker's must equal.
+        device: Torch device.
         n_at_once: Images drawn at once; None: a whole shard.
-        n_threads: Of arithmetic on the CPU; None: torch's default.
-        folder: Working directory of the session, for relative paths of the recipe, if it exists.
+        n_threads: Number of CPU threads; None: torch's default.
+        folder: Working directory of the session, for relative paths of the recipe; ignored where it
+            does not exist.
     """
 
     recipe: Recipe
@@ -101,7 +102,7 @@ class Worker:
             torch.set_num_threads(self.n_threads)
 
     def make(self, packed: bytes, number: int) -> ShardResult:
-        """Make one shard of a packed `ShardSpec`.
+        """Create one shard of a packed `ShardSpec`.
 
         Raises:
             WeightsError: The generator differs from the session's.
@@ -115,7 +116,7 @@ class Worker:
     def predict(
         self, task: str, model: bytes, images: Images, number: int
     ) -> tuple[int, NDArray[Any]]:
-        """Return the number of a piece and a packed DSTM's predictions for its images."""
+        """Return the number of a piece of images and a packed DSTM's predictions for it."""
         dstm = unpack(model, self.device)
         return number, tasks.build(task).predict(dstm, images)
 
@@ -137,7 +138,7 @@ class Worker:
 
 
 def pack(value: object) -> bytes:
-    """Serialise an object with torch modules inside, to be unpacked on another device."""
+    """Serialise an object that contains torch modules."""
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
@@ -145,9 +146,9 @@ def pack(value: object) -> bytes:
 
 @lru_cache(maxsize=3)
 def unpack(data: bytes, device: str) -> Any:
-    """Invert `pack`, with tensors on a torch device; for bytes of this program alone.
+    """Invert `pack`, with tensors on a torch device; only for bytes of this program.
 
-    What was unpacked last is kept, since all shards of a batch and all pieces of a split come with
-    the same bytes.
+    Recent results are cached, since all shards of a batch and all pieces of a split come with the
+    same bytes.
     """
     return torch.load(io.BytesIO(data), map_location=device, weights_only=False)

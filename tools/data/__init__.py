@@ -1,1 +1,1 @@
-"""Labelled images as arrays and as files."""
+"""Labelled images as arrays and files."""

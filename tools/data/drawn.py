@@ -1,4 +1,4 @@
-"""Requests to generators, and the images that they draw."""
+"""Requests to generators and their results."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image to draw; its noise is a function of (seed, prompt_id, index) alone.
+    """Request for one image, whose noise depends only on (seed, prompt_id, index).
 
     Attributes:
-        text: The prompt.
+        text: Text of the prompt.
         prompt_id: Id of the prompt.
         index: Number of the image within the prompt.
-        seed: Of the session.
-        guidance: Scale of classifier-free guidance; None for the generator's default.
-        feedback: Guidance by the DSTM; None: without.
-        adapters: Weights of LoRA adapters by name, where they differ from the settings.
+        seed: Seed of the session.
+        guidance: Scale of classifier-free guidance; None: the generator's default.
+        feedback: Guidance by the DSTM; None: no such guidance.
+        adapters: LoRA adapter weights by name that override the settings.
     """
 
     text: str
@@ -43,12 +43,12 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a generator drew.
+    """Images drawn by a generator.
 
     Attributes:
         images: uint8, (n, channels, height, width).
-        labels: Labels of pixels by kind, see `Samples`, if the generator draws them.
-        confidence: float32, (n, height, width), 0..1, by the kind of labels that are estimates.
+        labels: Pixel labels by kind, see `Samples`, if the generator draws them.
+        confidence: float32, (n, height, width), 0..1, by kind, for labels that are estimates.
     """
 
     images: NDArray[np.uint8]
@@ -56,7 +56,7 @@ class Drawn:
     confidence: Dense = field(default_factory=dict)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Drawn:
-        """Return what was drawn at `rows`, in that order."""
+        """Return the images at `rows`, in that order."""
         labels, confidence = (
             {kind: values[rows] for kind, values in dense.items()}
             for dense in (self.labels, self.confidence)
@@ -65,7 +65,7 @@ class Drawn:
 
 
 def join(parts: Sequence[Drawn]) -> Drawn:
-    """Return what was drawn in parts, at least one, by one generator."""
+    """Concatenate one or more parts drawn by one generator."""
     labels, confidence = (
         {kind: np.concatenate([dense[kind] for dense in every]) for kind in every[0]}
         for every in ([part.labels for part in parts], [part.confidence for part in parts])
@@ -74,9 +74,9 @@ def join(parts: Sequence[Drawn]) -> Drawn:
 
 
 def adapter_name(given: str) -> str:
-    """Return the name by which prompts weight a LoRA adapter, given as a file or a folder.
+    """Return the name of a LoRA adapter, given as a file or a folder, for use in prompts.
 
-    That of the file without its suffix, or that of the folder if the file has the usual name.
+    It is the file name without suffix, or the folder name if the file has the default name.
     """
     path = Path(given)
     if path.name == LORA_FILE:

@@ -1,8 +1,8 @@
-"""The images of a session as a data set for other programs, with its card.
+"""Export of a session's images as a data set for other programs, with a data set card.
 
     parquet      data/*.parquet, copies of the session's files
     imagefolder  images/*.png and metadata.jsonl
-    webdataset   data-*.tar with NAME.png, NAME.json and the labels of pixels beside them
+    webdataset   data-*.tar with NAME.png, NAME.json and pixel labels
     coco         images/*.png and annotations.json, for segmentation: regions as uncompressed RLE
 
 The first three load with `datasets.load_dataset`, see `loading`.
@@ -35,18 +35,18 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Source(NamedTuple):
-    """What is exported, and what its card contains.
+    """Contents of an export and of its card.
 
     Attributes:
-        session: Its name.
-        shards: Files of images, in order.
-        class_names: Of the labels.
-        pixel_classes: Of the ids in segmentations, () without one.
-        generator: Name of what drew the images.
-        target: Its name.
-        licence: Of the target.
-        origin: What the images were made with, as names and values.
-        likeness: Lines of Markdown on their likeness to photographs, and on near copies of these.
+        session: Name of the session.
+        shards: Shards of images, in order.
+        class_names: Class names of the labels.
+        pixel_classes: Class names of the ids in segmentations; () without segmentation.
+        generator: Name of the generator.
+        target: Name of the target.
+        licence: Licence of the target.
+        origin: Name and value pairs that describe how the images were generated.
+        likeness: Markdown lines on the similarity to photographs and on near copies of them.
     """
 
     session: str
@@ -61,15 +61,15 @@ class Source(NamedTuple):
 
 
 def export(source: Source, form: Format, folder: Path) -> int:
-    """Write a data set into a new or empty folder; return how many images it has.
+    """Write a data set to a new or empty folder; return its number of images.
 
     Raises:
-        SettingsError: The folder holds something, or the format cannot hold the labels.
+        SettingsError: The folder is not empty, or the format does not support the labels.
         StorageError: The folder cannot be written.
     """
     if not source.shards:
         raise SettingsError(f"The session {source.session!r} has no images yet to export.")
-    # What a process that was killed has left here is no data set, and is written anew.
+    # An interrupted export leaves an incomplete data set here, which is replaced.
     stage = folder / ".shaping-new"
     with storing(folder):
         if folder.exists() and any(path != stage for path in folder.iterdir()):
@@ -95,7 +95,7 @@ def export(source: Source, form: Format, folder: Path) -> int:
 
 
 def loading(form: Format, folder: Path) -> str:
-    """Return the line of Python that opens an exported data set."""
+    """Return the Python expression that loads an exported data set."""
     if form == "coco":
         return f"json.load(open({str(folder / 'annotations.json')!r}))"
     place = folder / "images" if form == "imagefolder" else folder
@@ -103,14 +103,14 @@ def loading(form: Format, folder: Path) -> str:
 
 
 def card(source: Source, form: Format) -> str:
-    """Return the data set card: composition, codes of labels, prompts, quality, licence."""
+    """Return the data set card: composition, label encodings, prompts, quality, licence."""
     texts: Counter[str] = Counter()
     tables: dict[str, Counter[str]] = defaultdict(Counter)
     weights, labels = [], set[str]()
     for row in _rows(source):
         labels |= row.keys() & set(KINDS)
         texts[row["text"]] += 1
-        # The attribute of the class repeats the label.
+        # The class attribute repeats the label.
         attributes = {k: v for k, v in json.loads(row["attributes"]).items() if k != CLASS}
         for key, value in ({"class": source.class_names[row["label"]]} | attributes).items():
             tables[key][value] += 1
@@ -131,7 +131,7 @@ def card(source: Source, form: Format) -> str:
 
 
 def _rows(source: Source) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all shards as plain values, pictures as PNG files' bytes."""
+    """Yield the rows of all shards as Python values, with images as PNG bytes."""
     for path in source.shards:
         with reading_shard(path):
             rows = read_table(path).to_pylist()
@@ -152,7 +152,7 @@ def _parquet(source: Source, folder: Path) -> int:
     data.mkdir(parents=True)
     for path in source.shards:
         place = data / f"{path.parent.name}-{path.name}"
-        # Copied, not linked: an edit of an export must not change the session.
+        # Copied, not linked: edits of an export must not change the session.
         shutil.copyfile(path, place)
     return n_images
 
@@ -162,7 +162,7 @@ def _imagefolder(source: Source, folder: Path) -> int:
         for row in _rows(source):
             name = row["image"]["path"]
             write_bytes(folder / "images" / name, row["image"]["bytes"])
-            # Beside the images, where `datasets` would take them for more images.
+            # Not in the folder of the images, where `datasets` would read them as images.
             for kind in KINDS:
                 if kind in row:
                     write_bytes(folder / kind / name, row[kind]["bytes"])
@@ -231,14 +231,14 @@ def _coco(source: Source, folder: Path) -> int:
 
 
 def _write_items(file: IO[bytes], items: Iterable[Mapping[str, Any]]) -> None:
-    """Write the items of a JSON list with an id each, one at a time."""
+    """Write the items of a JSON list one at a time, adding an id to each."""
     for number, item in enumerate(items, 1):
         comma = ",\n" if number > 1 else "\n"
         file.write(f"{comma}{json.dumps({'id': number, **item})}".encode())
 
 
 def _coco_images(source: Source, folder: Path) -> Iterator[dict[str, Any]]:
-    """Write the images; yield what COCO says of each."""
+    """Write the images; yield their COCO records."""
     for row in _rows(source):
         name = row["image"]["path"]
         write_bytes(folder / name, row["image"]["bytes"])
@@ -247,7 +247,7 @@ def _coco_images(source: Source, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _coco_regions(source: Source) -> Iterator[dict[str, Any]]:
-    """Yield a region for each class that an image shows."""
+    """Yield a COCO annotation for each class in each image."""
     for number, row in enumerate(_rows(source), 1):
         ids = decode_label("segmentation", row["segmentation"]["bytes"])
         for category in np.unique(ids[ids != VOID]):
@@ -262,6 +262,6 @@ def _coco_regions(source: Source) -> Iterator[dict[str, Any]]:
                 "segmentation": {"size": list(ids.shape), "counts": run_lengths(mask)},
                 "area": int(mask.sum()),
                 "bbox": [left, top, right + 1 - left, bottom + 1 - top],
-                # A crowd is what COCO calls a region that is given by run lengths.
+                # COCO requires iscrowd=1 for regions in run-length encoding.
                 "iscrowd": 1,
             }

@@ -1,6 +1,6 @@
-"""Long work that can be killed and started again: same arguments, same result, nothing twice.
+"""Resumable jobs: a repeated call with the same arguments returns the stored result.
 
-A job's folder holds `job.json` (the arguments) and, once it has finished, `result.json`.
+The folder of a job holds `job.json` (its arguments) and, once finished, `result.json`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from memory.errors import SessionError
 from memory.files import write_bytes, write_json
 from memory.records import Round, digest
 
-JSON = Any  # plain JSON: what json.dumps takes and json.loads returns
+JSON = Any  # JSON values
 
 
 def job_id(session: str, number: int, tool: str, arguments: JSON) -> str:
-    """Return the name of a job, 16 hex digits: the same call in a round has the same name."""
+    """Return the id of a job, 16 hex digits; equal calls in a round have equal ids."""
     return digest([session, number, tool, arguments])
 
 
@@ -28,18 +28,17 @@ def round_folder(session_folder: Path, number: int) -> Path:
 
 
 def shards_of(session_folder: Path, rounds: Iterable[Round]) -> list[Path]:
-    """Return the shards of all images of some rounds of a session, in order."""
+    """Return the shards of generated images of some rounds, in order."""
     return [session_folder / s.file for r in rounds if r.batch for s in r.batch.shards]
 
 
 def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:
-    """Return the stored result of a job, or do its work and store the result.
+    """Return the stored result of a job, or run it and store the result.
 
     Args:
-        folder: Of the job.
-        arguments: Stored beside the result.
-        work: Returns the result. It may have been interrupted before, and continues from the
-            files that exist.
+        folder: Folder of the job.
+        arguments: Arguments of the job, stored beside the result.
+        work: Computes the result; after an interruption it continues from existing files.
 
     Raises:
         SessionError: The stored result cannot be read.
@@ -62,12 +61,12 @@ def run_once(folder: Path, arguments: JSON, work: Callable[[], JSON]) -> JSON:
 def write_missing(
     paths: Sequence[Path], make: Callable[[int], bytes], done: Callable[[int], None]
 ) -> None:
-    """Create those of `paths` that do not exist, in order and atomically.
+    """Create the missing files of `paths`, in order and atomically.
 
     Args:
-        paths: Of the files.
-        make: Returns the content of the file at an index.
-        done: Called with the number of files that exist, those of an earlier run included.
+        paths: Paths of the files.
+        make: Called with an index; returns the content of that file.
+        done: Called with the number of existing files, including those of earlier runs.
     """
     for index, path in enumerate(paths):
         if not path.exists():

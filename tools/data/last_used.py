@@ -1,4 +1,4 @@
-"""A cache of the values that were used last, limited by their size in bytes."""
+"""An LRU cache limited by the size of its values in bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class LastUsed(Generic[K, T]):
-    """The values that were used last, as many as fit into `n_bytes`, at least one."""
+    """LRU cache of as many values as fit into `n_bytes`, at least one."""
 
     def __init__(self, n_bytes: int, size: Callable[[T], int]) -> None:
         self._left, self._size = n_bytes, size
         self._values: OrderedDict[K, T] = OrderedDict()
 
     def get(self, key: K, make: Callable[[K], T]) -> T:
-        """Return the value of a key, made where it is not kept."""
+        """Return the value of a key; call `make` if it is not cached."""
         if key not in self._values:
             self._values[key] = make(key)
             self._left -= self._size(self._values[key])

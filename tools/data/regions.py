@@ -1,6 +1,6 @@
-"""Regions of images: outlines and run lengths of COCO as pixels, and pixels as run lengths.
+"""Conversion of COCO polygons and run lengths to masks, and of masks to run lengths.
 
-Not by pycocotools: of run lengths that do not fill the image it returns uninitialized memory.
+pycocotools is not used: it returns uninitialized memory for run lengths that do not fill the image.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 
 
 def draw_region(segmentation: Any, width: int, height: int) -> NDArray[np.bool_]:
-    """Return the pixels of an object, (height, width).
+    """Return the mask of an object, (height, width).
 
     Args:
-        segmentation: A list of outlines [x, y, x, y, ...] in pixels, or {"counts": run lengths,
-            column by column, zeros first}, as numbers or as the text of pycocotools.
-        width: In pixels.
-        height: In pixels.
+        segmentation: A list of polygons [x, y, x, y, ...] in pixels, or {"counts": run lengths in
+            column-major order, zeros first}, as numbers or in the compressed text format of
+            pycocotools.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
 
     Raises:
-        ValueError: Or TypeError or KeyError, for anything else.
+        ValueError: The segmentation is invalid; also TypeError or KeyError.
     """
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         lengths = _run_lengths(counts) if isinstance(counts, str) else counts
-        # Checked before they are allocated.
+        # Checked before the array is allocated.
         if min(lengths, default=0) < 0 or sum(lengths) != width * height:
             raise ValueError(f"run lengths that do not fill {width}x{height} pixels")
         flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
@@ -42,7 +43,7 @@ def draw_region(segmentation: Any, width: int, height: int) -> NDArray[np.bool_]
 
 
 def _inside(corners: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
-    """Return the pixels whose centre lies within an outline, by the even-odd rule."""
+    """Return the mask of pixels whose centre lies inside a polygon, by the even-odd rule."""
     crossed = np.zeros((height, width + 1), np.uint8)
     for (x, y), (next_x, next_y) in zip(corners, np.roll(corners, -1, 0), strict=True):
         if y != next_y:
@@ -50,15 +51,16 @@ def _inside(corners: NDArray[np.float64], width: int, height: int) -> NDArray[np
             rows = np.arange(low, high)
             columns = x + (rows + 0.5 - y) * (next_x - x) / (next_y - y)
             crossed[rows, np.ceil(columns - 0.5).clip(0, width).astype(int)] += 1
-    # The count may wrap at 256, which keeps it even or odd.
+    # The count may overflow at 256, which preserves its parity.
     inside: NDArray[np.bool_] = crossed.cumsum(1, dtype=np.uint8)[:, :width] % 2 == 1
     return inside
 
 
 def _run_lengths(text: str) -> Sequence[int]:
-    """Decode run lengths as `rleToString` of pycocotools' maskApi.c encodes them.
+    """Decode compressed run lengths, see `rleToString` in maskApi.c of pycocotools.
 
-    Each character holds 5 bits; from the fourth on, lengths are less the one before the last.
+    Each character holds 5 bits; from the fourth on, a length is stored relative to the one two
+    before it.
     """
     lengths: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""Labelled images as arrays: what targets, generators and tasks exchange."""
+"""Labelled images as arrays: the exchange format of targets, generators and tasks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from memory.errors import DataError, unknown
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Dense = Mapping[str, NDArray[Any]]
-"""Labels of every pixel: "segmentation", "depth", "normals"; see `Samples`."""
+"""Pixel labels by kind: "segmentation", "depth", "normals"; see `Samples`."""
 
-# The class id of pixels of unknown class.
+# Class id of pixels of unknown class.
 VOID = 255
 
 _DENSE_TYPES = {"segmentation": np.uint8, "depth": np.float32, "normals": np.float32}
 KINDS = tuple(_DENSE_TYPES)
-"""Kinds of labels of pixels."""
+"""Kinds of pixel labels."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Samples:
 
     Attributes:
         images: uint8, (n, channels, height, width), 0..255.
-        classes: int64, (n,), index into the target's class names.
-        attributes: One mapping per image; an attribute that could not be measured is absent.
+        classes: int64, (n,), indices into the target's class names.
+        attributes: One mapping per image; attributes that could not be measured are absent.
         ids: Unique names of the source images.
-        weights: float64, (n,), at least 0; the weight of an image in training.
-        labels: Labels of pixels by kind. "segmentation", uint8, (n, h, w): class ids, VOID where
+        weights: float64, (n,), at least 0; weights of the images in training.
+        labels: Pixel labels by kind. "segmentation", uint8, (n, h, w): class ids, VOID where
             unknown; "depth", float32, (n, h, w): metres, NaN where unknown; "normals", float32,
             (n, 3, h, w): unit vectors facing the camera (x right, y down, z forward), NaN where
             unknown.
-        groups: Names of what photographs belong together, as the frames of a video do; equal for
-            those of one group. Empty: nothing is known.
+        groups: Group name of each photograph, shared by related ones such as the frames of a video.
+            Empty: unknown.
     """
 
     images: Images
@@ -103,7 +103,7 @@ class Samples:
 
 
 class Pool(Protocol):
-    """Labelled images to draw from, e.g. `Samples`; see there for the arrays."""
+    """Collection of labelled images, e.g. `Samples`; see there for the arrays."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -111,31 +111,31 @@ class Pool(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """Names of the images; generated ones begin with the id of their prompt."""
+        """Names of the images; names of generated images begin with the id of their prompt."""
 
     @property
     def classes(self) -> Labels:
-        """Index into the target's class names, (n,)."""
+        """Indices into the target's class names, (n,)."""
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """How much each image counts in training, (n,)."""
+        """Weight of each image in training, (n,)."""
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
 
     def take(self, index: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Return the samples at `index`, in that order."""
 
 
 def parts_of(samples: Pool, size: int) -> Iterator[Samples]:
-    """Yield all samples in order, `size` at a time, so that few are in memory."""
+    """Yield all samples in order, `size` at a time, to limit memory."""
     for start in range(0, len(samples), size):
         yield samples.take(range(start, min(start + size, len(samples))))
 
 
 def content_digest(samples: Samples) -> str:
-    """Return the SHA-256 of images, classes and labels of pixels."""
+    """Return the SHA-256 of images, classes and pixel labels."""
     content = hashlib.sha256(samples.images.tobytes() + samples.classes.tobytes())
     for _, values in sorted(samples.labels.items()):
         content.update(values.tobytes())
@@ -143,9 +143,12 @@ def content_digest(samples: Samples) -> str:
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
-    """Join samples of one image shape; raises DataError when there are none.
+    """Concatenate samples of equal image shape.
 
-    Labels that not all parts have are left out.
+    Pixel labels that are missing in some part are dropped.
+
+    Raises:
+        DataError: There are no samples.
     """
     if not parts:
         raise DataError("no samples to join")
@@ -154,7 +157,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     return Samples(
         images=np.concatenate([part.images for part in parts]),
         classes=np.concatenate([part.classes for part in parts]),
-        attributes=[of_one for part in parts for of_one in part.attributes],
+        attributes=[attributes for part in parts for attributes in part.attributes],
         ids=ids,
         weights=np.concatenate([part.weights for part in parts]),
         labels={

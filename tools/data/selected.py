@@ -15,7 +15,7 @@ FILE = "selection.json"
 
 
 def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence[int]) -> str:
-    """Store which rows of a round's images were chosen; return the SHA-256 of the file."""
+    """Store the selected rows of a round's images; return the SHA-256 of the file."""
     rows = set(chosen)
     parts = {
         "chosen": [name for row, name in enumerate(ids) if row in rows],
@@ -26,18 +26,18 @@ def write_choice(folder: Path, method: str, ids: Sequence[str], chosen: Sequence
 
 
 def choices(shards: Sequence[Path]) -> list[Path]:
-    """Return the choices that were made among the images of shards."""
+    """Return the existing selection files of the rounds that shards belong to."""
     folders = dict.fromkeys(path.parent for path in shards)
     return [folder / FILE for folder in folders if (folder / FILE).exists()]
 
 
 def left_out(shards: Sequence[Path]) -> set[str]:
-    """Return the names of the images of shards that were not chosen."""
+    """Return the names of the images of shards that a selection left out."""
     return {name for path in choices(shards) for name in read_choice(path).left_out}
 
 
 class StoredChoice(NamedTuple):
-    """A stored choice: the SHA-256 of its file, and the images that it leaves out."""
+    """A stored selection: the SHA-256 of its file, and the images that it leaves out."""
 
     sha256: str
     left_out: tuple[str, ...]
@@ -45,7 +45,7 @@ class StoredChoice(NamedTuple):
 
 @cached_until_changed
 def read_choice(path: Path) -> StoredChoice:
-    """Return the choice in a file; raises DataError when it is damaged."""
+    """Return the selection in a file; raises DataError if it is damaged."""
     try:
         data = path.read_bytes()
         names = tuple(json.loads(data)["left_out"])

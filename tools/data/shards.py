@@ -1,7 +1,7 @@
-"""Generated images, and photographs, as parquet shards: `datasets.load_dataset("parquet", ...)`.
+"""Storage of images as parquet shards, which `datasets.load_dataset("parquet", ...)` reads.
 
-Labels of pixels are pictures too: segmentation as ids, 8 bits (255: unknown); depth as KITTI has
-it, 16 bits, metres times 256 (0: unknown); normals as 8-bit RGB, 127 n + 128 (0: unknown).
+Pixel labels are stored as PNG files: segmentation as 8-bit ids (255: unknown); depth as in KITTI,
+16 bits, metres times 256 (0: unknown); normals as 8-bit RGB, 127 n + 128 (0: unknown).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tools.data.samples import KINDS, Images, Samples, concatenate, content_dige
 
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _DEPTH_SCALE = 256
-# Photographs of one file.
+# Photographs per shard.
 _N_PER_SHARD = 512
 _TYPES = {
     "image": _PICTURE,
@@ -46,17 +46,17 @@ def write_shard(
     indices: Sequence[int],
     class_names: Sequence[str],
 ) -> bytes:
-    """Return the parquet file of generated images; the same input gives the same bytes.
+    """Return generated images as the bytes of a parquet file; equal inputs give equal bytes.
 
-    The schema carries the Hugging Face features, so that `image` is decoded as a picture and
+    The schema contains the Hugging Face features, so that `image` is decoded as a picture and
     `label` is a class of `class_names`.
 
     Args:
-        samples: The images with their labels.
-        texts: Prompt of each image.
-        prompt_ids: Id of the prompt of each image.
+        samples: Images with labels.
+        texts: Prompt text of each image.
+        prompt_ids: Prompt id of each image.
         indices: Number of each image within its prompt.
-        class_names: Of the labels.
+        class_names: Class names of the labels.
     """
     rows = {
         "image": [
@@ -89,7 +89,7 @@ def read_shards(paths: Sequence[Path]) -> Samples:
     """Return the images of all shards, in order.
 
     Raises:
-        DataError: There is no shard, or one is missing, damaged or of another image shape.
+        DataError: There are no shards, or one is missing, damaged or of another image shape.
     """
     parts: list[Samples] = []
     for path in paths:
@@ -100,13 +100,13 @@ def read_shards(paths: Sequence[Path]) -> Samples:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Return a shard as it is stored, pictures as PNG files' bytes."""
+    """Return the table of a shard, with pictures as PNG bytes."""
     return pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
 @contextmanager
 def reading_shard(path: Path) -> Iterator[None]:
-    """Raise DataError with what to do when the shard at `path` turns out missing or damaged."""
+    """Convert read errors to a DataError that says how to restore the shard at `path`."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError, SyntaxError) as error:
@@ -119,7 +119,7 @@ def reading_shard(path: Path) -> Iterator[None]:
 def check_shapes(
     path: Path, shape: tuple[int, int, int], first: Path, wanted: tuple[int, int, int]
 ) -> None:
-    """Raise DataError when the images of a shard have another shape than those of the first."""
+    """Raise DataError if the image shape of a shard differs from that of the first shard."""
     if shape != wanted:
         raise DataError(
             f"The images of {path} have the shape {shape}, those of {first} {wanted}. Use shards "
@@ -139,7 +139,7 @@ def _pixels(data: bytes) -> NDArray[Any]:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """Return the PNG file of an image, uint8, (1 or 3, height, width)."""
+    """Return an image, uint8, (1 or 3, height, width), as PNG bytes."""
     return _png(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
@@ -150,7 +150,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def encode_label(kind: str, values: NDArray[Any]) -> bytes:
-    """Return the PNG file of one image's labels, see the module."""
+    """Return the labels of one image as PNG bytes, see the module."""
     if kind == "segmentation":
         return _png(values)
     if kind == "depth":
@@ -161,7 +161,7 @@ def encode_label(kind: str, values: NDArray[Any]) -> bytes:
 
 
 def decode_label(kind: str, data: bytes) -> NDArray[Any]:
-    """Invert `encode_label`, up to the rounding of depth and normals."""
+    """Invert `encode_label`, up to rounding of depth and normals."""
     pixels = _pixels(data)
     if kind == "segmentation":
         return pixels
@@ -171,7 +171,7 @@ def decode_label(kind: str, data: bytes) -> NDArray[Any]:
 
 
 def decode_normals(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return unit normals, (3, h, w), of RGB pixels, (h, w, 3); NaN where they are black."""
+    """Decode RGB pixels, (h, w, 3), to unit normals, (3, h, w); NaN for black pixels."""
     normals = (pixels.transpose(2, 0, 1).astype(np.float32) - 128) / 127
     length = np.linalg.norm(normals, axis=0, keepdims=True)
     unknown = (pixels == 0).all(2)
@@ -180,7 +180,7 @@ def decode_normals(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def samples_of(table: pa.Table) -> Samples:
-    """Return the images of rows of a shard with what is known of them."""
+    """Decode the rows of a shard's table to samples."""
     pictures = table["image"].to_pylist()
     images: Images = np.stack([decode_png(picture["bytes"]) for picture in pictures])
     return Samples(
@@ -197,12 +197,12 @@ def samples_of(table: pa.Table) -> Samples:
 
 
 def kinds_of(table: pa.Table) -> list[str]:
-    """Return which labels of pixels a shard has."""
+    """Return the kinds of pixel labels in a shard's table."""
     return [kind for kind in KINDS if kind in table.column_names]
 
 
 def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Describe the columns as the library `datasets` does."""
+    """Return the columns as features of the library `datasets`."""
     features: dict[str, dict[str, Any]] = {
         name: {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
         for name, kind in _TYPES.items()
@@ -214,20 +214,20 @@ def _features(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def stratified(samples: Samples, n: int, seed: int) -> Samples:
-    """Return n of the samples in their order: of each class the same share and at least one.
+    """Return a stratified subset of n samples, in order, with at least one per class.
 
-    With one seed the smaller of two subsets is part of the larger one, apart from what "at least
-    one" adds.
+    For a given seed, a smaller subset is contained in a larger one, apart from the images added to
+    have at least one per class.
 
     Args:
-        samples: Are all returned where there are no more than n.
-        n: Number of images; more where there are more classes.
-        seed: Of the random order within a class.
+        samples: Samples; all are returned if there are at most n.
+        n: Number of images; exceeded if there are more classes.
+        seed: Seed of the random order within a class.
     """
     if len(samples) <= n:
         return samples
     order = np.random.default_rng(seed).permutation(len(samples))
-    # The k-th of m images of a class comes when a share of (k + 1/2) / m of each is taken.
+    # The k-th of m images of a class is taken when the share taken of each class is (k + 1/2) / m.
     place = np.empty(len(samples))
     is_first = np.zeros(len(samples), dtype=bool)
     for number in np.unique(samples.classes):
@@ -239,15 +239,15 @@ def stratified(samples: Samples, n: int, seed: int) -> Samples:
 
 
 def write_photographs(samples: Samples, cache: Path, class_names: Sequence[str]) -> list[Path]:
-    """Write photographs as shards of a folder named by their content; return the shards' paths.
+    """Write photographs as shards to a folder named by their content; return the paths.
 
-    They are read like generated images, and stay beside the target's cache: nothing of them is
-    copied into a session.
+    Photographs are read like generated images, and stay in the cache: they are not copied into
+    sessions.
 
     Args:
-        samples: The photographs.
-        cache: HOME/cache.
-        class_names: Of the target.
+        samples: Photographs.
+        cache: Cache folder, HOME/cache.
+        class_names: Class names of the target.
     """
     folder = cache / f"real-{digest([content_digest(samples), list(samples.ids)])}"
     paths: list[Path] = []

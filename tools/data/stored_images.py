@@ -1,8 +1,8 @@
-"""The images of many shards: only those that are asked for are decoded, and few are kept.
+"""Images of many shards, decoded on demand and cached within a memory limit.
 
-Class, weight and selection, which decide how often an image is sampled, are read once per process
-and shard, some 200 bytes an image. A training over all rounds of a long session thus reads no more
-pixels of earlier rounds than its batches need, and holds no more than `KEPT_BYTES` of them.
+Class, weight and selection, which determine the sampling probabilities, are read once per process
+and shard, about 200 bytes an image. A training over all rounds of a long session thus reads only
+the pixels that its batches need, and holds at most `KEPT_BYTES` of them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tools.data.shards import (
 )
 
 KEPT_BYTES = 2**28
-"""How much is kept of files as they are stored, and as much again of decoded images."""
+"""Size limit of the cache of file contents, and of the cache of decoded images."""
 
-# Of a decoded image beside its pixels.
+# Memory overhead of a decoded image beside its pixels.
 _OBJECT_BYTES = 3000
 
 
 class Contents(NamedTuple):
-    """A shard without its pixels; kinds: kinds of labels of pixels that it has."""
+    """Columns of a shard without pixels; `kinds` are the kinds of pixel labels that it has."""
 
     sha256: str
     image_shape: tuple[int, int, int]
@@ -52,7 +52,7 @@ class Contents(NamedTuple):
 
 
 def contents(path: Path) -> Contents:
-    """Return what a shard holds; raises DataError for one that is missing or damaged."""
+    """Return the columns of a shard; raises DataError if it is missing or damaged."""
     with reading_shard(path):
         return _contents(path)
 
@@ -74,23 +74,23 @@ def _contents(path: Path) -> Contents:
 
 
 class StoredImages:
-    """The images of shards, in order: a `Pool`.
+    """Images of shards, in order; a `Pool`.
 
-    Labels of pixels that not all shards have are left out.
+    Pixel labels that are missing in subset shard are dropped.
 
     Args:
-        shards: Of generated images.
-        real: Shards of photographs, which come after them.
-        chosen: Whether images that a selection left out are not there.
+        shards: Shards of generated images.
+        real: Shards of photographs, which follow the generated images.
+        chosen: Whether to exclude images that a selection left out.
 
     Attributes:
-        n_read: How often a shard was read for its pixels.
+        n_read: Number of times that the pixels of a shard were read.
         ids: Names of the images.
-        prompt_ids: Ids of their prompts.
-        is_real: Which images are photographs, (n,).
+        prompt_ids: Prompt ids of the images.
+        is_real: Mask of the photographs, (n,).
 
     Raises:
-        DataError: There is no shard, or one is missing, damaged or of another image shape.
+        DataError: There are no shards, or one is missing, damaged or of another image shape.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class StoredImages:
         return len(self.classes)
 
     def only(self, rows: Sequence[int] | NDArray[np.int64]) -> StoredImages:
-        """Return the images in `rows` alone, in that order."""
-        some = copy.copy(self)
-        some._keep(np.asarray(rows, dtype=np.int64))
-        some._decoded = LastUsed[int, Samples](KEPT_BYTES, _n_bytes)
-        return some
+        """Return the images at `rows`, in that order."""
+        subset = copy.copy(self)
+        subset._keep(np.asarray(rows, dtype=np.int64))
+        subset._decoded = LastUsed[int, Samples](KEPT_BYTES, _n_bytes)
+        return subset
 
     def _keep(self, rows: NDArray[np.int64]) -> None:
         self.ids, self.prompt_ids = (

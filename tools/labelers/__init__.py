@@ -1,6 +1,6 @@
-"""Labelers and label verifiers. One file per way to get, or to check, the labels of an image.
+"""Labelers and label verifiers, one file each.
 
-A file with a function `build` gives labels of pixels to images that were drawn without; `audit` and
+A file with a function `build` is a labeler, which adds pixel labels to drawn images; `audit` and
 `dense_audit` verify labels, see `tools.generate_batch.LabelVerifier`.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Labeler(Protocol):
-    """Gives labels of pixels to images.
+    """Predicts pixel labels for images.
 
     A labeler file has a function
     `build(generator, pixel_classes, device, **options) -> Labeler`.
@@ -26,16 +26,16 @@ class Labeler(Protocol):
 
     @property
     def kinds(self) -> Sequence[str]:
-        """The kinds of `Samples.labels` that it gives."""
+        """Kinds of `Samples.labels` that it predicts."""
 
     @property
     def identity(self) -> str:
-        """A name for all that decides the labels beside the image."""
+        """String that identifies everything that determines the labels, apart from the image."""
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
-        """Return labels and the confidence in them, as `tools.data.drawn.Drawn` has them.
+        """Return labels and confidence, in the format of `tools.data.drawn.Drawn`.
 
-        The labels of an image do not depend on the other images.
+        The labels of an image do not depend on other images.
         """
 
 
@@ -49,11 +49,11 @@ def build(
     """Build a labeler.
 
     Args:
-        name: Of the file, or a dotted path `package.module:build`.
-        generator: Draws the images.
-        pixel_classes: Names of the class ids that the labels shall have.
-        device: A torch device.
-        **options: Of the labeler.
+        name: Name of the file, or a dotted path `package.module:build`.
+        generator: Generator of the images.
+        pixel_classes: Class names of the ids in the labels.
+        device: Torch device.
+        **options: Options of the labeler.
     """
     labeler: Labeler = load("tools.labelers", name)(
         generator=generator, pixel_classes=pixel_classes, device=device, **options

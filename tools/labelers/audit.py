@@ -1,16 +1,16 @@
-"""The audit of classes: does a generated image show the class of its prompt?
+"""The audit of classes: checks whether a generated image shows the class of its prompt.
 
-A classifier trained on the target's `audit` split verifies, never the current DSTM, which would
-delete hard images. Doubtful images are weighted down, not deleted.
+The verifier is a classifier trained on the target's `audit` split, never the current DSTM, which
+would reject hard images. Doubtful images are weighted down, not deleted.
 
-How sure a classifier is of the true class differs by class, so images are compared with the real
-photographs of their class, by cross-conformal prediction (Vovk 2015) within classes: a third of the
-photographs at a time is scored by a model of the other two thirds. With p_k the probability of its
-class by model k, an image of a class with n photographs, n_k of them scored by k, is kept if
-1 + sum_k #{i <= n_k: p_ki <= p_k} > alpha (n + 1). So about 1 - alpha of further real photographs
-are kept, of every class alike; at least 1 - 2 alpha, less a term of the order of 1/n, whatever the
-models (Barber et al. 2021). Of a class with fewer than `N_LEAST` photographs too little is known:
-its images are kept.
+The confidence of a classifier in the true class differs between classes, so images are compared
+with real photographs of their class by class-conditional cross-conformal prediction (Vovk 2015):
+each third of the photographs is scored by a model trained on the other two. Let p_k be the
+probability of the image's class by model k, and n_k of the n photographs of the class be scored by
+model k. The image is kept if 1 + sum_k #{i <= n_k: p_ki <= p_k} > alpha (n + 1). So about 1 - alpha
+of further real photographs are kept in every class; at least 1 - 2 alpha, less a term of order 1/n,
+for any models (Barber et al. 2021). Images of a class with fewer than `N_LEAST` photographs are all
+kept.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ from tools.targets import Target, with_flips
 from tools.tasks import Model, Task
 from tools.train_dstm import train_model
 
-# To be raised when the same settings would give another classifier.
+# Increased whenever the same settings would give another classifier.
 _CACHE_VERSION = 1
 N_FOLDS = 3
 N_LEAST = 20
-"""Real photographs of a class from which on its images are judged."""
+"""Minimum number of real photographs of a class for its images to be verified."""
 
 
 AuditScores = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
-"""How sure the labels are, 0..1, the weight, 0..1, and whether an image is kept, (n,) each."""
+"""Confidence in the labels, 0..1, weight, 0..1, and whether an image is kept, (n,) each."""
 
 
 class KeepAll:
-    """A verifier that keeps every image at full weight, for generators with exact labels."""
+    """A `LabelVerifier` that keeps every image at full weight, for generators with exact labels."""
 
     def verify(self, samples: Samples, confidence: Dense | None = None) -> AuditScores:
-        """Return 1, weight 1 and kept for every image."""
+        """Return confidence 1, weight 1 and kept for every image."""
         n = len(samples)
         return np.ones(n), np.ones(n), np.ones(n, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class AuditClassifier:
-    """Trained classifiers with the limits of the audit; a `LabelVerifier`.
+    """Trained classifiers with calibration scores; a `LabelVerifier`.
 
     Attributes:
-        task: Of the models.
-        models: One per fold; a single one where no class has `N_LEAST` photographs, and where the
+        task: Task of the models.
+        models: One model per fold; a single one if no class has `N_LEAST` photographs, or if the
             settings have a threshold.
-        settings: Of the audit.
-        class_names: Of the target.
-        out_of_fold: Per model and class, the probabilities of the class of those real photographs
-            of it that the model was not trained on, ascending; () for a single model.
+        settings: Settings of the audit.
+        class_names: Class names of the target.
+        out_of_fold: Per model and class, the ascending probabilities of the true class for the
+            photographs that the model was not trained on; () for a single model.
     """
 
     task: Task
@@ -76,18 +76,18 @@ class AuditClassifier:
 
     @property
     def abstains(self) -> tuple[str, ...]:
-        """The classes of which too little is known, so that all of their images are kept."""
+        """Classes with too few photographs to verify, whose images are all kept."""
         if self.settings.threshold is not None:
             return ()
         needed = self._n_needed()
         return tuple(name for name, n in zip(self.class_names, needed, strict=True) if not n)
 
     def verify(self, samples: Samples, confidence: Dense | None = None) -> AuditScores:
-        """Return the probability of each image's own class, its weight, and whether it is kept.
+        """Return the class probability, the weight and whether to keep each image, (n,) each.
 
-        Each is (n,). Kept images have weight 1. The weight of others is the number of real
-        photographs that are as doubtful, or with a threshold the probability, over that which
-        suffices; it is at least `floor`. Confidence in labels of pixels has no effect.
+        Kept images have weight 1. The weight of others is the number of real photographs that are
+        at most as probable (with a threshold: the image's probability), divided by the required
+        value; it is at least `floor`. The confidence of pixel labels has no effect.
         """
         by_model = [self.task.predict(model, samples.images) for model in self.models]
         own = [p[np.arange(len(samples)), samples.classes] for p in by_model]
@@ -106,12 +106,12 @@ class AuditClassifier:
         return p_label, np.where(kept, 1, weights), kept
 
     def agreement(self, samples: Samples) -> float:
-        """Return the share of images, 0..1, whose most probable class is their own."""
+        """Return the share of images, 0..1, whose most probable class is that of their prompt."""
         by_model = [self.task.predict(model, samples.images) for model in self.models]
         return float((np.mean(by_model, axis=0).argmax(1) == samples.classes).mean())
 
     def _n_needed(self) -> NDArray[np.float64]:
-        """Return how many photographs of its class must be as doubtful as a kept image."""
+        """Return, by class, how many photographs must be at most as probable as a kept image."""
         n_classes = len(self.class_names)
         n = np.array([sum(len(r[c]) for r in self.out_of_fold) for c in range(n_classes)])
         return np.where(n < N_LEAST, 0.0, np.floor(self.settings.real_rejected * (n + 1)))
@@ -127,7 +127,7 @@ def train_audit(
     """Train the classifiers on the target's audit split, or load them from `cache_dir`.
 
     Raises:
-        DataError: The split is empty, as where classes have three photographs each.
+        DataError: The split is empty, e.g. if each class has three photographs.
     """
     samples, names = target.split("audit"), target.class_names
     if not len(samples):
@@ -151,10 +151,10 @@ def train_audit(
         known, held = (
             samples.take(np.flatnonzero(rows)) for rows in (folds != fold, folds == fold)
         )
-        own_folder = folder / f"fold-{fold}"
+        fold_folder = folder / f"fold-{fold}"
         part = fold, N_FOLDS
-        model = trained_once(own_folder, task, known, names, train, device, progress, part)
-        path = own_folder / "out-of-fold.json"
+        model = trained_once(fold_folder, task, known, names, train, device, progress, part)
+        path = fold_folder / "out-of-fold.json"
         if not path.exists():
             p = task.predict(model, held.images)
             write_json(path, [np.sort(p[held.classes == i, i]).tolist() for i in range(len(names))])
@@ -173,9 +173,9 @@ def trained_once(
     progress: Callable[[int, int], None],
     part: tuple[int, int] = (0, 1),
 ) -> Model:
-    """Return the model in a folder, trained and saved there first where it is missing.
+    """Return the model in a folder; train and save it first if it is missing.
 
-    part: number of this training, and how many `progress` is about.
+    `part` is the index of this training and the total number for `progress`.
     """
     number, n_parts = part
 

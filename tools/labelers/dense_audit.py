@@ -1,9 +1,9 @@
-"""The audit of labels of pixels: do they fit the picture?
+"""The audit of pixel labels: checks whether they match the image.
 
-An ensemble trained on the target's `audit` split verifies, never the current DSTM, which would
-delete hard images. A fourth of that split is held out; on its photographs, with true and with
-corrupted labels (`eval.corruption`), the evidence of `eval.quality` is weighted so that it predicts
-the score of labels against the truth. Doubtful images are weighted down, not deleted.
+The verifier is an ensemble trained on the target's `audit` split, never the current DSTM, which
+would reject hard images. A fourth of that split is held out. On its photographs, with true and with
+corrupted labels (`eval.corruption`), the weights of the evidence of `eval.quality` are fitted to
+predict the score of labels against the truth. Doubtful images are weighted down, not deleted.
 """
 
 from __future__ import annotations
@@ -34,28 +34,29 @@ from tools.tasks import Model, dense
 from tools.tasks.dense import DenseTask
 from tools.tasks.multi import Multi
 
-# To be raised when the same settings would give another ensemble or another calibration.
+# Increased whenever the same settings would give another ensemble or calibration.
 _CACHE_VERSION = 2
 _HELD_OUT = 4
 _WRONG_VARIANTS = 4
 _REAL_QUANTILE = 0.05
 _N_MIN = 10
-# Labels that are as good as this are kept, also where true ones score higher.
+# Labels that reach this score are kept even if true labels score higher.
 _THRESHOLD = 0.5
 
-# Decrease of the logarithm of a score's odds for a mean confidence that is lower by 1. Set by hand:
-# corrupted labels have no confidence to fit it on.
+# Decrease of a score's log odds per unit of doubt (1 - mean confidence). Set by hand, as corrupted
+# labels have no confidence to fit it to.
 _DOUBT = 1.0
 
 
 class AuditCalibration(Record):
-    """How evidence is weighted, fitted to the held-out photographs.
+    """Weights of the evidence, fitted to the held-out photographs.
 
     Attributes:
-        normal: By kind of label, the evidence of true ones, see `eval.quality.normal_evidence`.
-        weights: By kind, of 1 and of the excess of each measure, see `eval.quality.fit_scores`.
-        limits: By slice ("light=night", "" for all), the score that 95% of the true labels reach.
-        focal_px: Focal length for the evidence of geometry; None: without this evidence.
+        normal: Evidence of true labels by kind, see `eval.quality.normal_evidence`.
+        weights: By kind, the weights of the intercept and of the excess of each measure, see
+            `eval.quality.fit_scores`.
+        limits: Score that 95% of the true labels reach, by slice ("light=night"; "" for all).
+        focal_px: Focal length in pixels for the evidence of geometry; None: no such evidence.
     """
 
     normal: dict[str, dict[str, float]]
@@ -74,14 +75,13 @@ class DenseAudit:
     calibration: AuditCalibration
 
     def verify(self, samples: Samples, confidence: Dense) -> AuditScores:
-        """Return the expected score of each image's labels, its weight, and whether it is kept.
+        """Return the expected score, the weight and whether to keep each image, (n,) each.
 
-        Each is (n,). An image is kept if its score reaches the threshold, or the limit of true
-        labels in the most difficult of its slices; otherwise its weight is score / that limit, at
-        least `floor`.
+        An image is kept if its score reaches the threshold, or the limit of true labels in the most
+        difficult of its slices; otherwise its weight is score / that limit, at least `floor`.
 
         Raises:
-            DataError: The samples lack a kind of labels.
+            DataError: The samples lack a required kind of labels.
         """
         by_kind = self.scores(self.evidence(samples, confidence))
         scores: NDArray[np.float64] = np.mean([*by_kind.values()], axis=0)
@@ -90,7 +90,7 @@ class DenseAudit:
     def weigh(
         self, scores: NDArray[np.float64], samples: Samples
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the weights of images of these scores, (n,), and whether they are kept."""
+        """Return the weights of images with these scores, (n,), and whether they are kept."""
         limits = np.array([self._limit(attributes) for attributes in samples.attributes])
         weights = np.clip(scores / np.maximum(limits, 1e-9), self.settings.floor, 1)
         return weights, scores >= limits
@@ -108,7 +108,7 @@ class DenseAudit:
         return scores
 
     def evidence(self, samples: Samples, confidence: Dense) -> dict[str, dict[str, Vector]]:
-        """Return the measures of `eval.quality.collect` for each kind of label."""
+        """Return the measures of `eval.quality.collect` by kind of label."""
         missing = [kind for kind in self.task.needs if kind not in samples.labels]
         if missing:
             raise DataError(
@@ -136,11 +136,11 @@ def train_dense_audit(
 ) -> DenseAudit:
     """Train the ensemble on the target's audit split and calibrate it, or load both from the cache.
 
-    Members differ in their seeds alone.
+    Members of the ensemble differ only in their seeds.
 
     Raises:
-        SettingsError: `settings.train.task` is not of pixels.
-        DataError: The target lacks its labels.
+        SettingsError: `settings.train.task` is not a pixel-wise task.
+        DataError: The target lacks the labels of the task.
     """
     task = tasks.build(settings.train.task)
     if isinstance(task, DenseTask) and not isinstance(task, Multi):
@@ -167,11 +167,11 @@ def train_dense_audit(
     known, names = samples.take(np.flatnonzero(~held_out)), target.pixel_classes
     for member in range(settings.members):
         train = base.model_copy(update={"seed": base.seed + member})
-        own_folder = folder / f"member-{member}"
+        member_folder = folder / f"member-{member}"
         part = member, settings.members
-        trained_once(own_folder, task, known, names, train, device, progress, part)
-        # As saved, so that the first call computes with the same numbers as later ones.
-        models.append(load_model(own_folder, device)[0])
+        trained_once(member_folder, task, known, names, train, device, progress, part)
+        # Reloaded, so that the first call computes with the same weights as later ones.
+        models.append(load_model(member_folder, device)[0])
     path = folder / "calibration.json"
     if not path.exists():
         held = samples.take(np.flatnonzero(held_out))
@@ -183,13 +183,13 @@ def train_dense_audit(
 def calibrate(
     task: Multi, models: Sequence[Model], samples: Samples, focal_px: float | None
 ) -> AuditCalibration:
-    """Fit weights of evidence that predict scores, on samples with true labels.
+    """Fit the weights of the evidence to predict scores, on samples with true labels.
 
     Args:
-        task: Whose labels are verified.
+        task: Task whose labels are verified.
         models: The ensemble.
         samples: Held-out photographs.
-        focal_px: None: estimated from depth and normals, where the samples have both.
+        focal_px: Focal length in pixels; None: estimated from depth and normals, if both exist.
     """
     labels = {kind: samples.labels[kind] for kind in task.needs}
     if focal_px is None and {"depth", "normals"} <= labels.keys():
@@ -220,7 +220,7 @@ def calibrate(
 
 
 def true_scores(part: DenseTask, labels: NDArray[Any], samples: Samples) -> Vector:
-    """Return the task's score of each image's labels against those of the samples, (n,)."""
+    """Return the task's score of each image's labels, with the samples as ground truth, (n,)."""
     # The samples mask unknown pixels; a prediction must be finite everywhere.
     return part.scores(np.nan_to_num(labels), samples)
 
@@ -228,7 +228,7 @@ def true_scores(part: DenseTask, labels: NDArray[Any], samples: Samples) -> Vect
 def ensemble_outputs(
     task: Multi, models: Sequence[Model], images: NDArray[np.uint8]
 ) -> dict[str, NDArray[Any]]:
-    """Return each model's predictions by kind, (models, n, ...); of classes, probabilities."""
+    """Return each model's predictions by kind, (models, n, ...), probabilities for classes."""
     predictions: dict[str, list[NDArray[Any]]] = {kind: [] for kind in task.needs}
     for model in models:
         outputs = [task.split_outputs(batch) for batch in dense.outputs_of(model, images)]

@@ -1,4 +1,4 @@
-"""The unit of a depth model's output, and its conversion to metres."""
+"""Units of the outputs of depth models, and their conversion to metres."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ DepthOutput = Literal["metres", "linear", "inverse"]
 
 
 class DepthUnit(Record):
-    """Options of labelers with a depth model.
+    """Options of labelers that use a depth model.
 
     Attributes:
         depth_output: Unit of the model's output; None: unknown.
-        depth_scale: Metres; multiplied with `linear`, or divided by `inverse` outputs.
-        farthest_m: Depth beyond it counts as unknown.
+        depth_scale: Metres; factor of `linear` outputs, dividend of `inverse` outputs.
+        farthest_m: Depth in metres beyond which pixels count as unknown.
     """
 
     depth_output: DepthOutput | None = None
@@ -30,8 +30,8 @@ class DepthUnit(Record):
         """Convert a model's outputs to metres, NaN where unknown.
 
         Args:
-            outputs: Above 0 where `known`.
-            known: bool, of the same shape.
+            outputs: Outputs of the model, positive where `known`.
+            known: Mask of known pixels, of the same shape.
         """
         scale = self.depth_scale or 1.0
         metres = scale / outputs if self.depth_output == "inverse" else scale * outputs
@@ -39,7 +39,7 @@ class DepthUnit(Record):
 
 
 def check_scale(output: DepthOutput, scale: float | None) -> None:
-    """Raise SettingsError unless there is a scale exactly where the output needs one."""
+    """Raise SettingsError if a scale is missing, or given for an output in metres."""
     if (output == "metres") != (scale is None):
         raise SettingsError(
             f"depth_output={output} {'takes no' if output == 'metres' else 'needs a'} depth_scale."

@@ -1,9 +1,9 @@
-"""The labeler `feature_decoder`: predicts labels of pixels from features of the MTDM's denoiser.
+"""The labeler `feature_decoder`: predicts pixel labels from features of the MTDM's denoiser.
 
 A small head is trained on the up-block activations of the denoiser for a few dozen labelled images
-with a little noise (DatasetGAN, Zhang et al. 2021; DatasetDM, Wu et al. 2023), so an MTDM that
-draws images alone, or other labels, gets these too. Channels of labels that the MTDM may have are
-not used. `shaping label-head fit` makes a head.
+with a little noise (DatasetGAN, Zhang et al. 2021; DatasetDM, Wu et al. 2023). It adds these labels
+to an MTDM that draws only images, or other labels; label channels of the MTDM are not used.
+`shaping label-head fit` trains a head.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from tools.tasks.multi import Multi
 TENSORS, DESCRIPTION = "head.safetensors", "head.json"
 _BATCH = 32
 
-# Disagreement of the members on the logarithm of depth (a tenth of the distance) that leaves 1/e
-# of the confidence.
+# Standard deviation of the members' log depth (a tenth of the distance) at which the confidence
+# falls to 1/e.
 _DEPTH_SPREAD = 0.1
 
 
@@ -50,14 +50,14 @@ class HeadSettings(Record):
     """Settings of a head and its training.
 
     Attributes:
-        timesteps: Of 1,000, at which features of an image are taken.
-        members: Heads that differ in their seeds alone; their agreement is the confidence.
+        timesteps: Timesteps, of 1,000, at which features are extracted.
+        members: Number of heads with different seeds; their agreement is the confidence.
     """
 
     timesteps: tuple[int, ...] = Field((50, 250), min_length=1)
     width: int = Field(96, ge=1, description="channels of the hidden layers")
     members: int = Field(3, ge=1)
-    steps: int = Field(400, ge=1, description="of each member")
+    steps: int = Field(400, ge=1, description="training steps of each member")
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
@@ -65,7 +65,7 @@ class HeadSettings(Record):
 
 
 class Description(Record):
-    """Contents of head.json: kinds of labels, classes of pixels, and the MTDM of the head."""
+    """Contents of head.json: kinds of labels, pixel classes and a digest of the head's MTDM."""
 
     kinds: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -76,12 +76,12 @@ class Description(Record):
 
 
 class UNetFeatures:
-    """Features of images: the denoiser's up-block activations, and the folded pixels."""
+    """Extracts the denoiser's up-block activations and the folded pixels of images."""
 
     def __init__(self, pipeline: MTDMPipeline, timesteps: Sequence[int]) -> None:
         self._pipeline = pipeline
         self._timesteps = tuple(timesteps)
-        # The same noise for every image, so that a label does not change with the batch.
+        # The same noise for every image, so that labels do not depend on the batch.
         generator = torch.Generator().manual_seed(0)
         self._noise = torch.randn(1, *pipeline.noise_shape, generator=generator)
 
@@ -93,7 +93,7 @@ class UNetFeatures:
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> torch.Tensor:
-        """Return features, float32, on the CPU, (n, n_channels, height / patch, width / patch)."""
+        """Extract features, float32, on the CPU, (n, n_channels, height / patch, width / patch)."""
         return torch.cat([self._extract(pixels) for pixels in pixel_batches(images, _BATCH)])
 
     def _extract(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ class UNetFeatures:
 
 
 class Head(nn.Module):
-    """Normalises features and turns them into outputs of `tools.tasks.multi` for every pixel."""
+    """Maps normalised features to outputs of `tools.tasks.multi` for every pixel."""
 
     def __init__(self, n_features: int, width: int, n_outputs: int, patch: int) -> None:
         super().__init__()
@@ -129,14 +129,14 @@ class Head(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return (n, n_outputs, h, w) of features, (n, n_features, h / patch, w / patch)."""
+        """Map features, (n, n_features, h / patch, w / patch), to (n, n_outputs, h, w)."""
         outputs: torch.Tensor = self.layers((features - self.mean) / self.std)
         return pixel_shuffle(outputs, self._patch)
 
 
 @dataclass(frozen=True)
 class FeatureDecoder:
-    """Heads on an MTDM; a `Labeler`."""
+    """Heads on the features of an MTDM; a `Labeler`."""
 
     features: UNetFeatures
     heads: nn.ModuleList
@@ -150,7 +150,7 @@ class FeatureDecoder:
 
     @property
     def identity(self) -> str:
-        """Return a digest of the heads; that of the MTDM is the generator's."""
+        """Return a digest of the heads; the generator's identity covers the MTDM."""
         content = hashlib.sha256(json.dumps(self.description.to_json(), sort_keys=True).encode())
         for _, value in sorted(self.heads.state_dict().items()):
             content.update(value.cpu().contiguous().numpy().tobytes())
@@ -171,7 +171,7 @@ class FeatureDecoder:
 
 
 def _aggregate(kind: str, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the label and the members' agreement, 0..1, of outputs, (members, n, c, h, w)."""
+    """Return the label and the agreement, 0..1, of members' outputs, (members, n, c, h, w)."""
     if kind == "segmentation":
         probability, ids = outputs.softmax(2).mean(0).max(1)
         return ids.byte(), probability
@@ -180,7 +180,7 @@ def _aggregate(kind: str, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Te
         spread = logarithms.std(0, correction=0)
         return logarithms.mean(0).exp(), (-spread / _DEPTH_SPREAD).exp()
     mean = nn.functional.normalize(outputs, dim=2).mean(0)
-    # Vectors that point apart have a short mean.
+    # The mean of diverging unit vectors is short.
     return nn.functional.normalize(mean, dim=1), mean.norm(dim=1).clamp(max=1)
 
 
@@ -193,19 +193,19 @@ def fit(
     progress: Callable[[int, int], None] = lambda done, total: None,
     flips: Sequence[str] = ("horizontal",),
 ) -> FeatureDecoder:
-    """Train heads on labelled images, and on their mirror images where these are as plausible.
+    """Train heads on labelled images and, if plausible, on their mirror images.
 
     Args:
-        pipeline: Whose denoiser gives the features.
-        samples: With labels of pixels.
-        class_names: Of the pixels.
-        settings: Of the heads.
-        device: A torch device.
-        progress: Gets the steps done and the steps in all.
-        flips: Of the target; "horizontal" adds images mirrored left to right.
+        pipeline: MTDM whose denoiser provides the features.
+        samples: Samples with pixel labels.
+        class_names: Names of the pixel classes.
+        settings: Settings of the heads.
+        device: Torch device.
+        progress: Called with the number of finished steps and the total.
+        flips: Flips of the target; "horizontal" adds images mirrored left to right.
 
     Raises:
-        DataError: The images have no labels of pixels, or another shape than the MTDM's.
+        DataError: The images have no pixel labels, or their shape is not the MTDM's.
     """
     kinds = tuple(kind for kind in KINDS if kind in samples.labels)
     if not kinds:
@@ -260,7 +260,7 @@ def fit(
 
 
 def labelled(samples: Samples, n: int, n_check: int, seed: int) -> tuple[Samples, Samples]:
-    """Return `n` random samples to learn from and up to `n_check` others.
+    """Return `n` random training samples and up to `n_check` other validation samples.
 
     Raises:
         DataError: There are fewer than n + 1 samples.
@@ -277,7 +277,7 @@ def labelled(samples: Samples, n: int, n_check: int, seed: int) -> tuple[Samples
 def validation_figures(
     decoder: FeatureDecoder, samples: Samples, class_names: Sequence[str]
 ) -> dict[str, float]:
-    """Return the figures of the labels against those of the samples, by their names."""
+    """Return the metrics of predicted labels against those of the samples, by name."""
     labels, _ = decoder.label(samples.images)
     return {
         f"{part.name}: {name}": estimate.value
@@ -287,9 +287,10 @@ def validation_figures(
 
 
 def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) -> None:
-    """Write head.safetensors, then head.json with the figures of the head.
+    """Write head.safetensors, then head.json with the metrics of the head.
 
-    Raises SettingsError where such a file is the user's.
+    Raises:
+        SettingsError: A file of that name belongs to the user.
     """
     tensors = {k: v.cpu().contiguous() for k, v in decoder.heads.state_dict().items()}
     described = decoder.description.model_copy(update={"figures": figures})
@@ -300,7 +301,7 @@ def save_head(folder: Path, decoder: FeatureDecoder, figures: dict[str, float]) 
 
 
 def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> FeatureDecoder:
-    """Load saved heads; raises WeightsError for a partial folder or one of another MTDM."""
+    """Load saved heads; raises WeightsError if files are missing or belong to another MTDM."""
     again = "Make one with `shaping label-head fit`."
     require_files(folder, (TENSORS, DESCRIPTION), "The label head", again)
     description = read_description(folder / DESCRIPTION, Description, again)
@@ -319,11 +320,11 @@ def load_head(folder: Path, pipeline: MTDMPipeline, device: str = "cpu") -> Feat
 def build(
     generator: Generator, pixel_classes: Sequence[str], device: str = "cpu", head: str = ""
 ) -> FeatureDecoder:
-    """Load the head in the folder `head`, for the MTDM that draws the images.
+    """Load the head in the folder `head` for the MTDM that draws the images.
 
     Raises:
-        SettingsError: The generator is no MTDM, or there is no folder.
-        WeightsError: The folder cannot be used.
+        SettingsError: The generator is not an MTDM, or no folder is given.
+        WeightsError: The head cannot be loaded, or has other classes than the target.
     """
     if not isinstance(generator, MTDMGenerator):
         raise SettingsError(
@@ -346,7 +347,7 @@ def build(
 
 
 def _new_heads(extractor: UNetFeatures, description: Description, patch: int) -> nn.ModuleList:
-    """Return untrained heads; torch's global generator is left as it was."""
+    """Return untrained heads, without changing torch's global generator."""
     settings = description.settings
     n_classes = len(description.class_names)
     n_outputs = sum(part.n_outputs or n_classes for part in Multi(description.kinds).parts)
@@ -361,7 +362,7 @@ def _new_heads(extractor: UNetFeatures, description: Description, patch: int) ->
 def _init_depth(
     head: Head, description: Description, depth_m: NDArray[np.float32], patch: int
 ) -> None:
-    """Initialise the bias of an untrained head to the mean logarithm of depth."""
+    """Initialise the depth bias of an untrained head to the mean log depth."""
     first = len(description.class_names) * patch**2
     known = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
     if len(known):
@@ -370,7 +371,7 @@ def _init_depth(
 
 
 def _with_mirrored(samples: Samples) -> Samples:
-    """Return samples followed by their mirror images, left to right."""
+    """Return samples followed by their images mirrored left to right."""
     flipped = mirrored(samples.labels, True, False)
     return Samples(
         images=np.concatenate([samples.images, samples.images[..., ::-1]]),

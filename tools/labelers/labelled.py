@@ -1,4 +1,4 @@
-"""A generator whose images get their labels of pixels from a labeler."""
+"""A generator wrapper that adds the pixel labels of a labeler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.labelers import Labeler
 
 
 class Labelled(GeneratorWrapper):
-    """Behaves like `inner`, but labels of the labeler's kinds replace those drawn."""
+    """Draws the images of `inner`; the labeler's labels replace drawn labels of the same kind."""
 
     def __init__(self, inner: Generator, labeler: Labeler) -> None:
         super().__init__(inner)
@@ -25,6 +25,6 @@ class Labelled(GeneratorWrapper):
         """Draw all requests and label the images."""
         drawn = self._inner.draw(requests)
         labels, confidence = self._labeler.label(drawn.images)
-        # Confidence in labels that were replaced does not hold for those that replace them.
+        # The confidence of replaced labels does not apply to the new ones.
         kept = {kind: v for kind, v in drawn.confidence.items() if kind not in labels}
         return Drawn(drawn.images, {**drawn.labels, **labels}, {**kept, **confidence})

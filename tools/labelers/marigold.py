@@ -1,9 +1,9 @@
 """The labeler `marigold`: diffusion models that predict depth and normals (Ke et al. 2024).
 
-Marigold's pipelines of diffusers, in local folders; safetensors alone, no code of a folder is run.
-Its depth is relative, from the nearest point of a picture at 0 to its farthest at 1, so metres are
-as good as the scale in the options. The noise is the same for every picture, so the labels of one
-do not depend on the others.
+Loads Marigold pipelines of diffusers from local folders; only safetensors, no code of a folder is
+run. Depth is relative, from 0 at the nearest point of an image to 1 at its farthest, so metres are
+only as accurate as the scale in the options. The noise is the same for every image, so the labels
+of an image do not depend on others.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _AXES = np.array([1, -1, -1], np.float32)[:, None, None]
 
 
 class MarigoldSettings(DepthUnit):
-    """Options of the labeler; at least one of the two models.
+    """Options of the labeler; at least one of the two models is required.
 
     Attributes:
-        members: Runs with other noise that are averaged; 3 or more also give a confidence.
+        members: Number of averaged runs with different noise; 3 or more also give a confidence.
     """
 
     depth: str | None = Field(None, description="folder of a MarigoldDepthPipeline")
     normals: str | None = Field(None, description="folder of a MarigoldNormalsPipeline")
-    steps: int | None = Field(None, ge=1, description="of denoising; None: the model's own")
+    steps: int | None = Field(None, ge=1, description="denoising steps; None: the model's default")
     resolution: int | None = Field(
         None,
         ge=0,
-        description="longer side, pixels, of the model's input; 0: the images', None: own",
+        description="longer side of the model's input, pixels; 0: the images'; None: default",
     )
     members: int = Field(1, ge=1)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -67,8 +67,8 @@ class Marigold:
 
     Attributes:
         options: Scale and sampling.
-        pipelines: By kind of labels.
-        sha256: Of their files, by kind.
+        pipelines: Pipelines by kind of labels.
+        sha256: Digests of their files, by kind.
     """
 
     options: MarigoldSettings
@@ -77,7 +77,7 @@ class Marigold:
 
     @property
     def kinds(self) -> Sequence[str]:
-        """Return the kinds of labels that there is a model for."""
+        """Return the kinds of labels that have a model."""
         return list(self.pipelines)
 
     @property
@@ -88,7 +88,7 @@ class Marigold:
         return identity_of("marigold", ordered)
 
     def label(self, images: Images) -> tuple[Dense, Dense]:
-        """Return labels and, of 3 members or more, their agreement, 0..1, in every pixel."""
+        """Return labels and, with 3 or more members, their agreement, 0..1, per pixel."""
         labels: dict[str, NDArray[Any]] = {}
         confidence: dict[str, NDArray[np.float32]] = {}
         for kind in self.pipelines:
@@ -113,7 +113,7 @@ class Marigold:
             num_inference_steps=self.options.steps,
             processing_resolution=self.options.resolution,
             ensemble_size=members,
-            # All at once, since some schedulers draw noise for all of them in every step.
+            # A single batch, since some schedulers draw noise for the whole batch in every step.
             batch_size=n * members,
             generator=[
                 seeded_generator(0, "marigold", member)
@@ -132,7 +132,7 @@ class Marigold:
 
 
 def facing(normals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return Marigold's normals as unit vectors as in `Samples`, NaN where one faces away.
+    """Convert Marigold's normals to those of `Samples`; NaN where one faces away.
 
     Args:
         normals: (n, 3, h, w), x right, y up, z towards the viewer, of about unit length.
@@ -150,8 +150,8 @@ def build(
     """Load the pipelines of `MarigoldSettings`.
 
     Raises:
-        SettingsError: Options or a scale cannot be used.
-        WeightsError: A folder cannot be used.
+        SettingsError: An option or a scale is invalid.
+        WeightsError: A model cannot be loaded.
     """
     chosen = read_options("labeler.options", MarigoldSettings, options)
     if chosen.members == 2:
@@ -186,7 +186,7 @@ def _check(kind: Kind, folder: Path) -> None:
 
 
 def _check_unit(folder: Path, options: MarigoldSettings) -> None:
-    """Raise SettingsError unless the unit is given and is that of the model's output."""
+    """Raise SettingsError unless the given unit is that of the model's output."""
     of_disparity = checked_index(folder).get("prediction_type") == "disparity"
     wanted: DepthOutput = "inverse" if of_disparity else "linear"
     if options.depth_output is None:

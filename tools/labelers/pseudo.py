@@ -1,9 +1,9 @@
-"""The labeler `pseudo`: models of transformers, in local folders, label images that have no labels.
+"""The labeler `pseudo`: pseudo-labels by models of transformers in local folders.
 
-Segmentation: the classes of the model become those of the target by a mapping; where a class that
-maps to nothing is the most probable, the pixel is unknown. Depth: a model's output has no unit
-unless it was trained on metres, so the options must give its scale. Weights are read from
-safetensors alone, and code inside a folder is never run.
+Segmentation: a mapping converts the model's classes to those of the target; pixels whose most
+probable class is not mapped are unknown. Depth: the output of a model has no unit unless it was
+trained on metres, so the options must give its scale. Weights are read from safetensors only, and
+code inside a folder is never run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _METRIC = ("zoedepth",)
 
 
 class PseudoSettings(DepthUnit):
-    """Options of the labeler; at least one of the two models.
+    """Options of the labeler; at least one of the two models is required.
 
     Attributes:
-        segmentation, depth: Folders of the models.
-        mapping: Class of the segmentation model -> class of the target or "void", or a YAML file of
-            it; None: by equal names.
+        segmentation, depth: Folders of the models; None: no such model.
+        mapping: Classes of the target, or "void", by class of the segmentation model, or the path
+            of a YAML file of these; None: classes of equal name.
     """
 
     segmentation: str | None = None
@@ -50,10 +50,10 @@ class Pseudo:
     """A `Labeler`.
 
     Attributes:
-        options: Of the models.
-        segmenter, estimator: Of classes and of depth, None where there is none.
-        to_target: float32, (classes of the model, classes of the target and one for unknown),
-            0 or 1.
+        options: Options of the labeler.
+        segmenter, estimator: Models for segmentation and depth; None: no such model.
+        to_target: float32, (classes of the model, classes of the target + 1), 0 or 1; the last
+            column is unknown.
     """
 
     options: PseudoSettings
@@ -63,7 +63,7 @@ class Pseudo:
 
     @property
     def kinds(self) -> Sequence[str]:
-        """Return the kinds of labels that there is a model for."""
+        """Return the kinds of labels that have a model."""
         models = {"segmentation": self.segmenter, "depth": self.estimator}
         return [kind for kind, model in models.items() if model is not None]
 
@@ -95,7 +95,7 @@ class Pseudo:
         return ids.byte().cpu().numpy(), probability.cpu().numpy()
 
     def _metres(self, logarithms: torch.Tensor) -> NDArray[np.float32]:
-        # `DenseTransformer` clamps outputs that are not above 0 to its least value.
+        # `DenseTransformer` clamps non-positive outputs to its minimum.
         outputs = logarithms[:, 0].float().exp()
         metres = self.options.metres(outputs, outputs > 1.01 * dense.LEAST_M)
         return metres.cpu().numpy()
@@ -107,8 +107,8 @@ def build(
     """Load the models of `PseudoSettings`.
 
     Raises:
-        SettingsError: Options, a mapping or a scale cannot be used.
-        WeightsError: A folder cannot be used.
+        SettingsError: An option, the mapping or a scale is invalid.
+        WeightsError: A model cannot be loaded.
     """
     chosen = read_options("labeler.options", PseudoSettings, options)
     if chosen.segmentation is None and chosen.depth is None:
@@ -140,7 +140,7 @@ def _to_target(
     mapping: str | dict[str, str] | None,
     pixel_classes: Sequence[str],
 ) -> torch.Tensor:
-    """Return which class of the model is which of the target; the last column is unknown."""
+    """Return the class mapping as a matrix, see `Pseudo.to_target`."""
     config: Any = segmenter.network.config
     names = [str(config.id2label[i]) for i in range(len(config.id2label))]
     columns = [*pixel_classes, "void"]
@@ -182,7 +182,7 @@ def _read_mapping(mapping: str | dict[str, str]) -> Mapping[str, str]:
 
 
 def _depth_output(estimator: dense.DenseTransformer, options: PseudoSettings) -> DepthOutput:
-    """Return the unit of the model's output; raises SettingsError where it is unknown."""
+    """Return the unit of the model's output; raises SettingsError if it is unknown."""
     config: Any = estimator.network.config
     metric = config.model_type in _METRIC or (
         getattr(config, "depth_estimation_type", None) == "metric"

@@ -1,8 +1,8 @@
-"""The labeler `zero_shot`: classes of pixels by words alone.
+"""The labeler `zero_shot`: segmentation from text prompts.
 
-A CLIPSeg model (Lüddecke and Ecker 2022) of transformers in a local folder, safetensors alone,
-predicts the probability of every phrase in each pixel. The most probable class is the label; a
-pixel in which all are below the threshold is unknown.
+A CLIPSeg model (Lüddecke and Ecker 2022) of transformers, in a local folder with safetensors,
+predicts the probability of every phrase in each pixel. The most probable class is the label; pixels
+whose probabilities are all below the threshold are unknown.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class ZeroShotSettings(Record):
 
     Attributes:
         segmentation: Folder of a CLIPSeg model.
-        phrases: Text for a class of the target, by default its name.
-        threshold: Least probability of a label; pixels below it are unknown.
+        phrases: Phrases by class of the target; default: the name of the class.
+        threshold: Minimum probability of a label; pixels below it are unknown.
     """
 
     segmentation: str | None = None
@@ -53,13 +53,13 @@ class ZeroShot:
     """A `Labeler`.
 
     Attributes:
-        model: On its device.
-        phrases: Of each class.
-        embeddings: Of the phrases, (classes, d).
-        threshold: Least probability of a label.
-        side: Pixels of the model's square input.
-        mean, std: (3, 1, 1), of pixels in 0..1.
-        sha256: Of the model's files.
+        model: CLIPSeg model, on its device.
+        phrases: Phrase of each class.
+        embeddings: Embeddings of the phrases, (classes, d).
+        threshold: Minimum probability of a label.
+        side: Side of the model's square input in pixels.
+        mean, std: Normalisation of pixels in 0..1, (3, 1, 1).
+        sha256: Digest of the model's files.
     """
 
     model: CLIPSegForImageSegmentation
@@ -73,7 +73,7 @@ class ZeroShot:
 
     @property
     def kinds(self) -> Sequence[str]:
-        """Return the one kind of labels."""
+        """Return the kind of labels, segmentation."""
         return ["segmentation"]
 
     @property
@@ -96,7 +96,7 @@ class ZeroShot:
     def _probabilities(self, images: torch.Tensor) -> NDArray[np.float32]:
         """Return the probability of every class, (n, classes, h, w).
 
-        As the model's `forward`, but an image is encoded once for all classes.
+        Equivalent to the model's `forward`, but each image is encoded once for all classes.
         """
         if not len(images):
             return np.zeros((0, len(self.phrases), *images.shape[2:]), np.float32)
@@ -119,8 +119,8 @@ def build(
     """Load the model of `ZeroShotSettings`.
 
     Raises:
-        SettingsError: Options cannot be used, or the target has no classes of pixels.
-        WeightsError: The folder cannot be used.
+        SettingsError: An option is invalid, or the target has no pixel classes.
+        WeightsError: The model cannot be loaded.
     """
     chosen = read_options("labeler.options", ZeroShotSettings, options)
     if chosen.segmentation is None:
@@ -153,7 +153,7 @@ def build(
 
 
 def _phrases(given: Mapping[str, str], pixel_classes: Sequence[str]) -> list[str]:
-    """Return the phrase of each class; raises SettingsError where two are equal."""
+    """Return the phrase of each class; raises SettingsError if two are equal."""
     if not pixel_classes:
         raise SettingsError("The target has no classes of pixels that a segmentation could name.")
     for name in given:
@@ -177,7 +177,7 @@ def _phrases(given: Mapping[str, str], pixel_classes: Sequence[str]) -> list[str
 
 
 def _preprocessing(folder: Path) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Return the side in pixels, mean and std, (3, 1, 1) each, of the model's input."""
+    """Return the side in pixels, and mean and std, (3, 1, 1), of the model's input."""
     files = [folder / name for name in ("preprocessor_config.json", "processor_config.json")]
     present = [path for path in files if path.is_file()]
     if not present:
@@ -206,7 +206,7 @@ def _embeddings(
     folder: Path, model: CLIPSegForImageSegmentation, phrases: Sequence[str]
 ) -> torch.Tensor:
     """Return the embeddings of phrases for the decoder, (n, d)."""
-    # Without these files transformers silently makes a tokenizer without a vocabulary.
+    # Without these files transformers silently creates a tokenizer without a vocabulary.
     if not any(
         all((folder / name).is_file() for name in names)
         for names in (["tokenizer.json"], ["vocab.json", "merges.txt"])

@@ -1,6 +1,6 @@
-"""Which of a round's images the DSTM learns from. One file per method; `build` finds it by name.
+"""Selection methods for a round's images, one file each; `build` finds them by name.
 
-A method file has a function `build() -> Method`.
+A file of a method has a function `build() -> Method`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Rows = NDArray[np.int64]
 _N_AT_ONCE = 1024
 
 MEASURES = ("entropy", "margin", "features", "variance", "credit")
-"""Measures of an image by the DSTM of the round before, or by the rounds so far."""
+"""Measures of an image by the DSTM of the previous round, or by the rounds so far."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """`n` images to choose from; None for measures that the method does not need.
+    """Measures of `n` candidate images; None for measures that the method does not need.
 
     Attributes:
-        audit: Weights, 0..1, (n,).
-        entropy: Of the DSTM's prediction, 0..1, (n,).
-        margin: Of its likeliest class over the second, 0..1, (n,).
-        features: Its embedding, (n, d).
-        chosen_features: The same of the images chosen in earlier rounds, (m, d).
-        variance: Of the loss's gradients over the DSTMs so far, (n,).
-        credit: Of earlier prompts with these attributes, (n,).
-        score: The DSTM's main figure on feedback.
-        gain: Its change by the last round; None if there was none before.
+        audit: Weights by the audit, 0..1, (n,).
+        entropy: Normalised entropy of the DSTM's prediction, 0..1, (n,).
+        margin: Margin between its two most probable classes, 0..1, (n,).
+        features: Embeddings by the DSTM, (n, d).
+        chosen_features: Embeddings of the images chosen in earlier rounds, (m, d).
+        variance: Variance of the loss gradients over the DSTMs so far, (n,).
+        credit: Credit of earlier prompts with the image's attributes, (n,).
+        score: Main metric of the DSTM on feedback; None: not measured yet.
+        gain: Change of the score by the last round; None if there was none before.
     """
 
     audit: Floats
@@ -57,29 +57,29 @@ class Candidates:
 
 @runtime_checkable
 class Method(Protocol):
-    """Chooses images.
+    """A selection method.
 
     Attributes:
-        name: Of the file.
-        needs: Those of `MEASURES` that it uses.
+        name: Name of the file.
+        needs: Names of the `MEASURES` that it uses.
     """
 
     name: str
     needs: tuple[str, ...]
 
     def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return `n` different rows; the same arguments and past give the same rows."""
+        """Return `n` distinct rows; deterministic given the arguments and the state."""
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """A method that learns from the results of its choices."""
+    """A selection method that learns from the results of its choices."""
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
-        """Load a state; of another session only what was learned is used."""
+        """Load a state; a state of another session restores only what was learned."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return the state to keep for the next round."""
+        """Return the state to store for the next round."""
 
 
 def build(name: str) -> Method:
@@ -89,14 +89,14 @@ def build(name: str) -> Method:
 
 
 def needed(values: Floats | None, measure: str) -> Floats:
-    """Return a measure that is in `needs` of the method."""
+    """Return a measure that the method lists in `needs`, narrowed to not None."""
     assert values is not None, f"{measure} is in `needs` of the method, so it has been measured"
     return values
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A `Method` that chooses the images with the lowest values of a key, ties at random."""
+    """A `Method` that selects the images with the lowest values of a key, ties at random."""
 
     name: str
     needs: tuple[str, ...]
@@ -117,9 +117,9 @@ def lowest(values: Floats, n: int, seed: int) -> Rows:
 def distances(features: Floats, others: Floats) -> Floats:
     """Return each row's Euclidean distance to the nearest of `others`; infinite without any."""
     nearest = np.full(len(features), np.inf)
-    # In parts, or the distances of all pairs would be in memory.
+    # In parts, to limit the memory of pairwise distances.
     for start in range(0, len(others), _N_AT_ONCE):
         part = squared_distances(features, others[start : start + _N_AT_ONCE])
         nearest = np.minimum(nearest, part.min(1))
-    found: Floats = np.sqrt(nearest)
-    return found
+    roots: Floats = np.sqrt(nearest)
+    return roots

@@ -1,4 +1,4 @@
-"""The method `audit`: images whose labels the audit trusts most."""
+"""The method `audit`: selects the images with the highest audit weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The method `core_set`: images that cover what the DSTM can tell apart.
+"""The method `core_set`: selects images that cover the DSTM's feature space.
 
-Greedy k-centre (Sener and Savarese 2018): the next image is the one farthest from all chosen ones,
-those of earlier rounds included.
+Greedy k-centre (Sener and Savarese 2018): the next image is the one farthest from all chosen
+images, including those of earlier rounds.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from tools.selection import Candidates, Rows, distances, needed
 
 
 class CoreSet:
-    """See `tools.selection.Method`."""
+    """Greedy k-centre selection; a `tools.selection.Method`."""
 
     name = "core_set"
     needs: tuple[str, ...] = ("features",)
 
     def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Return rows in the order of the greedy choice; a random one where nothing is chosen."""
+        """Return rows in the order of the greedy choice; the first is random if none was chosen."""
         features = needed(candidates.features, "features")
-        far = distances(features, needed(candidates.chosen_features, "chosen_features"))
+        distance = distances(features, needed(candidates.chosen_features, "chosen_features"))
         first = int(np.random.default_rng(seed).integers(len(features)))
         rows: list[int] = []
         for _ in range(n):
-            row = int(far.argmax()) if np.isfinite(far).all() else first
+            row = int(distance.argmax()) if np.isfinite(distance).all() else first
             rows.append(row)
-            far = np.minimum(far, distances(features, features[[row]]))
-            far[rows] = -1
+            distance = np.minimum(distance, distances(features, features[[row]]))
+            distance[rows] = -1
         return np.array(rows, dtype=np.int64)
 
 

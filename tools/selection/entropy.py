@@ -1,4 +1,4 @@
-"""The method `entropy`: images of whose class the DSTM is least sure."""
+"""The method `entropy`: selects the images with the most uncertain predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method `margin`: images for which two classes are about as likely to the DSTM."""
+"""The method `margin`: selects the images whose two most probable classes are closest."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""The method `ral`: learns over rounds and sessions which images are worth choosing.
+"""The method `ral`: learns over rounds and sessions which images to select.
 
-Reinforced active learning (Casanova et al. 2020): a small Q-network values an image by the DSTM's
-uncertainty, its distance from the chosen images, the credit of earlier prompts like its own, and
-its weight in the audit. A decision is a set of images; its value is the mean over them, its reward
+Reinforced active learning (Casanova et al. 2020): a small Q-network rates an image by the DSTM's
+uncertainty, its distance from the chosen images, the credit of earlier prompts with its attributes,
+and its audit weight. A decision is a set of images; its value is the mean over the set, its reward
 the change of the DSTM's score on feedback by the round.
 
-A round gives one reward only, so exploration ranks the images of a whole round by a random
-direction of these features: chance alone would hardly make one round's set differ from another's.
+A round gives a single reward, so exploration ranks the images of a whole round by a random
+direction of these features: independent random choices would give nearly the same average set in
+every round.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ from torch import nn
 from tools.selection import Candidates, Floats, Rows, distances, needed
 
 FEATURES = ("entropy", "margin", "distance", "credit", "audit")
-# Beside an image's own features the network sees the DSTM's score: the higher, the less to gain.
+# A further input is the DSTM's score: the higher it is, the less there is to gain.
 _N_INPUTS = len(FEATURES) + 1
 _HIDDEN = 16
-# Number of parts of a choice; distances to the chosen images are updated for each.
+# Number of parts of a choice; distances to the chosen images are updated after each.
 _PARTS = 4
-# Images that represent a decision, and decisions that are remembered.
+# Images that represent a decision, and capacity of the replay memory in decisions.
 _ROWS = 16
 _REMEMBERED = 256
 _DISCOUNT = 0.5
-# Change of the score that counts as a reward of 1.
+# Change of the score that gives a reward of 1.
 _GAIN_UNIT = 0.05
 _STEPS = 60
 _LEARNING_RATE = 0.02
-# Decisions after which exploration has halved, and the share that it never falls below.
+# Number of decisions that halves exploration, and its minimum.
 _HALVED_AFTER = 8
 _LEAST_EXPLORATION = 0.1
 
 
 class Reinforced:
-    """See `tools.selection.Method` and `tools.selection.Learner`."""
+    """Reinforced selection; a `tools.selection.Method` and `tools.selection.Learner`."""
 
     name = "ral"
     needs: tuple[str, ...] = ("entropy", "margin", "features", "credit")
@@ -58,7 +59,7 @@ class Reinforced:
         self._pending = torch.zeros(0, _ROWS, _N_INPUTS)
 
     def choose(self, candidates: Candidates, n: int, seed: int) -> Rows:
-        """Learn from the last round's gain, if there is one, and return the most valuable rows."""
+        """Learn from the last round's gain, if known, and return the rows of highest value."""
         rng = np.random.default_rng(seed)
         if len(self._pending) and candidates.gain is not None:
             following = self._sample(self._inputs(candidates, []), rng)
@@ -78,11 +79,11 @@ class Reinforced:
 
     @property
     def exploration(self) -> float:
-        """Share of the rounds that explore, falling with the decisions learned from."""
+        """Probability that a round explores, which decreases with the number of decisions."""
         return max(_LEAST_EXPLORATION, float(2.0 ** (-len(self._gains) / _HALVED_AFTER)))
 
     def restore(self, state: Mapping[str, torch.Tensor], same_session: bool) -> None:
-        """Load network and experience, and in the same session the decision still open."""
+        """Load network and experience and, in the same session, the pending decision."""
         weights = {
             name.removeprefix("network."): value
             for name, value in state.items()
@@ -93,7 +94,7 @@ class Reinforced:
         self._pending = state["pending"] if same_session else state["pending"][:0]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return network, experience and the decision whose gain is not known yet."""
+        """Return network, experience and the decision whose gain is not yet known."""
         weights = {f"network.{name}": v for name, v in self._network.state_dict().items()}
         return {
             **weights,
@@ -104,7 +105,7 @@ class Reinforced:
         }
 
     def _inputs(self, candidates: Candidates, rows: list[int]) -> Floats:
-        """Return the network's inputs for each candidate, (n, inputs), `rows` being chosen."""
+        """Return the network's inputs for each candidate, (n, inputs), given the chosen `rows`."""
         features = needed(candidates.features, "features")
         earlier = needed(candidates.chosen_features, "chosen_features")
         columns = (
@@ -118,7 +119,7 @@ class Reinforced:
         return np.stack([*map(_percentiles, columns), score], axis=1)
 
     def _sample(self, inputs: Floats, rng: np.random.Generator) -> torch.Tensor:
-        """Return rows that represent a set, (rows, inputs); some twice if there are few."""
+        """Return a sample that represents a set, (_ROWS, inputs); rows repeat if it is small."""
         few = len(inputs) < _ROWS
         drawn = rng.choice(len(inputs), _ROWS, replace=few)
         return torch.from_numpy(inputs[drawn]).float()
@@ -131,14 +132,14 @@ class Reinforced:
         return values
 
     def _learn(self, gain: float, following: torch.Tensor, share: float) -> None:
-        """Add the open decision and its gain to the experience, and fit the network to it.
+        """Add the pending decision and its gain to the experience, and fit the network to it.
 
-        One step of Q-learning with replay; see Casanova et al. 2020.
+        One step of Q-learning with experience replay, see Casanova et al. 2020.
 
         Args:
             gain: Change of the score by the decision.
-            following: Inputs of the candidates after it, (rows, inputs).
-            share: Of the candidates that a decision takes, 0..1.
+            following: Inputs of a sample of the next candidates, (_ROWS, inputs).
+            share: Share of the candidates that a decision selects, 0..1.
         """
         self._chosen = torch.cat([self._chosen, self._pending])[-_REMEMBERED:]
         self._gains = torch.cat([self._gains, torch.tensor([gain])])[-_REMEMBERED:]
@@ -159,11 +160,11 @@ class Reinforced:
 
 
 def build() -> Reinforced:
-    """Build the method, without any experience."""
+    """Build the method without experience."""
     return Reinforced()
 
 
 def _percentiles(values: Floats) -> Floats:
-    """Return each value's place among all, 0..1, equal values sharing theirs."""
+    """Return the percentile rank of each value, 0..1; equal values share a rank."""
     places: Floats = (rankdata(values) - 0.5) / len(values)
     return places

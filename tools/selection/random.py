@@ -1,4 +1,4 @@
-"""The method `random`: the control of all others."""
+"""The method `random`: uniform selection, the control of all other methods."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tools.selection import Ranking
 
 
 def build() -> Ranking:
-    """Build the method: rows without replacement, all equally likely."""
+    """Build the method: uniform sampling without replacement."""
     return Ranking("random", (), lambda candidates: np.zeros(len(candidates)))

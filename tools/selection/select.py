@@ -1,4 +1,4 @@
-"""Selection before training: which of a round's images the DSTM learns from."""
+"""Selection of a round's images before training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tools.settings import SelectionSettings
 from tools.tasks import Minibatch
 
 STATE = "selection.safetensors"
-# DSTMs over whose gradients the variance is taken, the latest ones.
+# Number of latest DSTMs for the variance of gradients.
 N_CHECKPOINTS = 3
 _BATCH = 64
 
@@ -42,20 +42,20 @@ def select_images(
     memory_folder: Path,
     device: str = "cpu",
 ) -> Selection | None:
-    """Choose among the images of a round, once; None: all are used.
+    """Select images of a round, once; return None if all are used.
 
-    The choice is in rounds/NNN/selection.json, the state of a method that learns beside it, so that
-    a resumed or forked session continues as it would have. Where no DSTM has been trained yet, or
-    too few for the variance of gradients, methods that need one choose at random.
+    The selection is stored in rounds/NNN/selection.json, beside the state of a method that learns,
+    so that a resumed or forked session continues identically. Methods that need a DSTM, or several
+    for the variance of gradients, select at random until these have been trained.
 
     Args:
-        round: Number of the round.
-        session_folder: Of the session.
-        past: The session's rounds up to this one; their choices stay.
-        settings: Method and share of the images.
-        seed: Of the session.
-        memory_folder: Where a method that learns keeps its state for later sessions.
-        device: A torch device.
+        round: Round number.
+        session_folder: Folder of the session.
+        past: Rounds of the session up to this one; their selections are kept.
+        settings: Method, and share of images to select.
+        seed: Seed of the session.
+        memory_folder: Folder for the state of methods that learn, shared by sessions.
+        device: Torch device.
 
     Raises:
         WeightsError: The stored state of a method is damaged.
@@ -117,10 +117,10 @@ def _restore(
     session_folder: Path,
     shared: Path | None,
 ) -> None:
-    """Restore a method's state from the session's last choice, or else from earlier sessions.
+    """Restore a method's state from the session's last selection, or else from earlier sessions.
 
-    The state is copied first, since another session may change the shared one before a killed
-    choice is repeated.
+    The state is copied first, since another session may change the shared file before an
+    interrupted selection is repeated.
     """
     earlier = [round_folder(session_folder, n) / STATE for n in range(round_number - 1, 0, -1)]
     last = next((path for path in earlier if path.exists()), None)
@@ -154,7 +154,7 @@ def _measure(
     round_number: int,
     past: Sequence[Round],
 ) -> Candidates:
-    """Return the measures of a round's images by the latest DSTMs and the rounds so far."""
+    """Return the measures of a round's images by the latest DSTMs and the previous rounds."""
     scores = [r.main_figure.value for r in past if r.main_figure and r.number < round_number]
     measures: dict[str, Any] = {}
     if "entropy" in needs or "margin" in needs:
@@ -205,10 +205,10 @@ def _uncertainty(dstm: Dstm, samples: Pool) -> dict[str, NDArray[np.float64]]:
 
 
 def variance_of_gradients(models: Sequence[Dstm], samples: Pool) -> NDArray[np.float64]:
-    """Return the variance of gradients, (n,), (Agarwal et al. 2022), standardised by class.
+    """Return the variance of gradients (Agarwal et al. 2022), (n,), standardised by class.
 
-    The variance over models of the loss's gradient by each pixel, averaged over the image; in
-    standard deviations from the mean of the image's class.
+    The variance over models of the loss gradient with respect to each pixel, averaged over the
+    image, in standard deviations from the mean of the image's class.
 
     Args:
         models: Checkpoints, at least two.
@@ -232,7 +232,7 @@ def variance_of_gradients(models: Sequence[Dstm], samples: Pool) -> NDArray[np.f
 
 
 def _credit(samples: Pool, past: Sequence[Round]) -> NDArray[np.float64]:
-    """Return the mean credit of earlier prompts for the slices of each image, (n,); 0: none."""
+    """Return the mean credit of the slices of each image in earlier rounds, (n,); 0: none."""
     gains: dict[str, list[float]] = {}
     slices: dict[str, dict[str, str]] = {}
     for done in past:

@@ -1,8 +1,8 @@
-"""The method `vog`: drops images whose gradients change most while the DSTM learns.
+"""The method `vog`: rejects images with the highest variance of gradients.
 
 Variance of gradients (Agarwal et al. 2022) over the DSTMs of the last rounds as checkpoints, of the
-loss instead of a logit, so that it serves every task. Wrong labels and freak images have the
-highest (GenDataAgent filters by it); `random` is its control.
+loss instead of a logit, so that it applies to every task. It is highest for wrong labels and
+outliers (GenDataAgent filters by it); `random` is its control.
 """
 
 from __future__ import annotations

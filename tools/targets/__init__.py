@@ -1,4 +1,4 @@
-"""Targets: kinds of real data on which a model is to do well.
+"""Targets: sources of real data that a model is trained and evaluated for.
 
 `Target` is the protocol. To add one, write a file here with a function
 `build(cache_dir, **options) -> Target`; `build` below finds it by its name.
@@ -31,7 +31,7 @@ SPLITS = ("generator", "audit", "feedback", "test")
 reading: ContextVar[Callable[[int, int], None]] = ContextVar(
     "reading", default=lambda done, total: None
 )
-"""Called with the number of photographs read, and of all, while a target is built anew."""
+"""Called with the number of photographs read and the total while an uncached target is built."""
 
 
 @runtime_checkable
@@ -39,16 +39,16 @@ class Target(Protocol):
     """Real, labelled photographs.
 
     Attributes:
-        name: Unique; part of file names.
-        task: A plug-in of `tools.tasks`.
+        name: Unique name, used in file names.
+        task: Name of the task, see `tools.tasks`.
         image_shape: (channels, height, width), 1 or 3 channels.
-        class_names: Classes of images, ("scene",) where only pixels have classes.
-        pixel_classes: Classes of the ids in `Samples.labels["segmentation"]`, () without one.
-        vocabulary: Attributes of the images and the words for them.
-        notice: Its first line, of licence and origin, goes with everything that is made of the
-            photographs; the others are for their owner alone.
-        flips: "horizontal", "vertical" where a mirrored image is as plausible as the image, and its
-            class and attributes, but for those that `flip` changes, are the same.
+        class_names: Image classes; ("scene",) if only pixels have classes.
+        pixel_classes: Class names of the ids in `Samples.labels["segmentation"]`; () without one.
+        vocabulary: Attributes of the images and their words.
+        notice: Text about the data. The first line, on licence and origin, accompanies everything
+            derived from the photographs; the other lines are for their owner only.
+        flips: "horizontal", "vertical" if a mirrored image is as plausible as the image, with the
+            same class and the same attributes except those that `flip` changes.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Target(Protocol):
     def split(self, name: str) -> Samples:
         """Return one of the four disjoint `SPLITS`; raises DataError for another name.
 
-        `generator` trains the MTDM, `audit` the judge of labels; the agent plans by results on
-        `feedback`; `test` is for reports and comparisons alone.
+        `generator` trains the MTDM, `audit` the label verifier; the agent plans by results on
+        `feedback`; `test` is for reports and comparisons only.
         """
 
     def flip(self, attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-        """Return the attributes of the mirrored image; by default none of them has a side."""
+        """Return the attributes of the mirrored image; by default they are unchanged."""
         return attributes
 
     def measure(self, image: Image, attributes: Mapping[str, str]) -> dict[str, str]:
@@ -76,18 +76,18 @@ class Target(Protocol):
 
         Args:
             image: uint8, `image_shape`.
-            attributes: What is known of it, e.g. what a prompt asked for.
+            attributes: Known attributes of the image, e.g. those requested by its prompt.
         """
 
 
 def check_split(name: str) -> None:
-    """Raise DataError for a name of no split."""
+    """Raise DataError unless a name is one of the `SPLITS`."""
     if name not in SPLITS:
         raise DataError(unknown("split", name, SPLITS))
 
 
 def flip_where(attributes: dict[str, str], horizontal: bool, vertical: bool) -> dict[str, str]:
-    """Return attributes of which `where` alone has a side, of the mirrored image."""
+    """Return the attributes of the mirrored image, of which only `where` changes."""
     swap = {"left": "right", "right": "left"} if horizontal else {}
     swap |= {"top": "bottom", "bottom": "top"} if vertical else {}
     where = attributes.get("where", "")
@@ -95,7 +95,7 @@ def flip_where(attributes: dict[str, str], horizontal: bool, vertical: bool) -> 
 
 
 def label_names(target: Target, task: Task) -> Sequence[str]:
-    """Return the names of the classes that a task distinguishes on a target."""
+    """Return the class names that a task distinguishes on a target."""
     return target.pixel_classes if task.needs else target.class_names
 
 
@@ -103,16 +103,16 @@ Trained = TypeVar("Trained", bound=TrainSettings)
 
 
 def with_flips(settings: Trained, target: Target) -> Trained:
-    """Return settings of a training that mirrors images as a target allows, if none say how."""
+    """Return training settings with the flips that a target allows, unless they set any."""
     if settings.flips is not None or {*BOTH_FLIPS} <= {*target.flips}:
         return settings
     return settings.model_copy(update={"flips": tuple(target.flips)})
 
 
 def licence_of(target: Target) -> str:
-    """Return what goes with everything that is made of a target's photographs.
+    """Return the licence that accompanies everything derived from a target's photographs.
 
-    The target's `licence` where it has one, otherwise the first line of its notice.
+    This is the target's `licence` if it has one, otherwise the first line of its notice.
     """
     return str(getattr(target, "licence", target.notice.partition("\n")[0]))
 
@@ -121,7 +121,7 @@ def build(name: str, cache_dir: Path, **options: object) -> Target:
     """Build the target `name`, or the one at the dotted path `package.module:build`.
 
     Raises:
-        SettingsError: An option that the target does not have.
+        SettingsError: The target has no such option.
     """
     factory = load("tools.targets", name)
     parameters = signature(factory).parameters

@@ -1,8 +1,9 @@
-"""The target `camvid`: photographs of streets, every pixel labelled (Brostow et al. 2009).
+"""The target `camvid`: street photographs with pixel labels (Brostow et al. 2009).
 
-PATH holds `train/` and `val/` (JPEG or PNG) and `trainannot/` and `valannot/` (PNG of ids 0..10,
-11: void), as in the SegNet tutorial's release; frames are named SEQUENCE_NUMBER. The data are
-CC BY-NC 4.0 and no part of this program. Sequence 0001TP was filmed at dusk, the others by day.
+PATH contains `train/` and `val/` (JPEG or PNG) and `trainannot/` and `valannot/` (PNG with ids
+0..10, 11: void), as in the release of the SegNet tutorial; frames are named SEQUENCE_NUMBER. The
+data are CC BY-NC 4.0 and not part of this program. Sequence 0001TP was filmed at dusk, the others
+in daylight.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tools.targets.validation import ValidationReport, refusal
 # Fixed, so that a photograph's attributes do not depend on the assignment to splits.
 BRIGHTNESS = (0.3, 0.45)
 GAP = 3
-# Frames of val/ are 1/15 s apart, those of train/ one second: one in so many is used.
+# Frames of val/ are 1/15 s apart, those of train/ one second: every 15th frame of val/ is used.
 VAL_STEP = 15
 NOTICE = (
     "CamVid (Brostow, Fauqueur, Cipolla 2009; masks as in the SegNet tutorial) is licensed "
@@ -63,12 +64,12 @@ class CamVid(Target):
         self._read = cache(self._load)
 
     def split(self, name: str) -> Samples:
-        """Return a split, its frames in the order of time."""
+        """Return a split, its frames in temporal order."""
         check_split(name)
         return self._read(name)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the brightness; other attributes of a street are read from its labels."""
+        """Return the brightness; the other attributes are derived from labels."""
         return measure_levels(image, {"brightness": BRIGHTNESS})
 
     def _load(self, name: str) -> Samples:
@@ -124,12 +125,12 @@ def build(
 
     Args:
         cache_dir: Not used: frames are read from `path` at every start.
-        path: The folder.
+        path: Folder of the data.
         size: Width and height in pixels, multiples of 8; images are cropped to this aspect ratio.
-        gap: Number of frames that are left out between the splits of a sequence.
+        gap: Number of frames left out between the splits of a sequence.
 
     Raises:
-        DataError: The folder has another layout than the module describes.
+        DataError: The layout of the folder is not that described above.
     """
     if not path:
         raise refusal("no-path", target="camvid")
@@ -150,7 +151,7 @@ class _Frame:
 
 
 def _find_frames(root: Path) -> dict[str, list[_Frame]]:
-    """Return the frames of train/ and val/ in the order of time."""
+    """Return the frames of train/ and val/ in temporal order."""
     report = ValidationReport()
     frames: dict[str, list[_Frame]] = {"train": [], "val": []}
     for part, in_part in frames.items():
@@ -171,22 +172,22 @@ def _find_frames(root: Path) -> dict[str, list[_Frame]]:
 
 
 def _assign_splits(frames: Mapping[str, Sequence[_Frame]], gap: int) -> dict[str, list[_Frame]]:
-    """Divide every sequence of train/ into one block for each split, `gap` frames between them.
+    """Divide every sequence of train/ into one block per split, `gap` frames apart.
 
-    val/, a few seconds within the last block of a sequence, goes to the test split.
+    The frames of val/, a few seconds within the last block of a sequence, go to the test split.
     """
     sequences: dict[str, list[_Frame]] = defaultdict(list)
     for frame in frames["train"]:
         sequences[frame.sequence].append(frame)
     splits: dict[str, list[_Frame]] = {name: [] for name in SPLITS}
-    for in_sequence in sequences.values():
-        n = len(in_sequence) - gap * (len(SPLITS) - 1)
+    for sequence in sequences.values():
+        n = len(sequence) - gap * (len(SPLITS) - 1)
         start = 0
         share = 0.0
         for place, name in enumerate(SPLITS):
             share += SHARES[name]
             end = round(n * share) + gap * place
-            splits[name] += in_sequence[start:end]
+            splits[name] += sequence[start:end]
             start = end + gap
     splits["test"] += frames["val"][::VAL_STEP]
     return splits

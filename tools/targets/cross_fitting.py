@@ -1,9 +1,9 @@
-"""Cross-fitting, for few photographs: those of two splits are judged, each by a model without it.
+"""Cross-fitting, for few photographs: each fold is predicted by a model trained on the others.
 
-The splits audit and feedback become one, which gives twice as many photographs to measure by. They
-are divided into folds, and each fold is judged by a model that has learnt from all the others. The
-model that is delivered learns from all of them. The split generator is in no fold: an MTDM may have
-learnt it, and its images would teach every model what it is to be judged by. The test stays sealed.
+The splits audit and feedback are merged, which doubles the number of photographs for evaluation.
+They are divided into folds, and each fold is predicted by a model trained on all others. The
+delivered model is trained on all of them. The split generator is in no fold: an MTDM may have been
+trained on it, and its images would leak into every model. The test split stays sealed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tools.targets.splits import connected_groups, split_groups
 
 
 class CrossFitted:
-    """A target whose split feedback is that of audit and feedback; see `tools.targets.Target`.
+    """A target whose split feedback contains audit and feedback; see `tools.targets.Target`.
 
     Attributes:
-        whole: The target with the splits that it was read with.
+        whole: The target with its original splits.
     """
 
     def __init__(self, target: Target, n_folds: int) -> None:
@@ -36,8 +36,8 @@ class CrossFitted:
         self.vocabulary, self.flips = target.vocabulary, target.flips
         self.licence = licence_of(target)
         alone, judged, test = (
-            len(of.split(name))
-            for of, name in ((target, "feedback"), (self, "feedback"), (target, "test"))
+            len(source.split(name))
+            for source, name in ((target, "feedback"), (self, "feedback"), (target, "test"))
         )
         self.notice = (
             f"{target.notice}\nFew photographs: the split feedback alone has {alone}, so the "
@@ -70,10 +70,10 @@ class CrossFitted:
 
 
 def cross_fitted(target: Target, n_folds: int, audit: AuditSettings) -> CrossFitted:
-    """Return a target with audit and feedback as one split.
+    """Return a target with audit and feedback merged into one split.
 
     Raises:
-        SettingsError: There is an audit, which would learn from photographs that are judged.
+        SettingsError: An audit is set, which would be trained on evaluated photographs.
     """
     if audit.method != "none":
         raise SettingsError(
@@ -84,7 +84,7 @@ def cross_fitted(target: Target, n_folds: int, audit: AuditSettings) -> CrossFit
 
 
 def undivided(target: Target) -> Target:
-    """Return a target with the splits that it was read with."""
+    """Return a target with its original splits."""
     return target.whole if isinstance(target, CrossFitted) else target
 
 
@@ -93,11 +93,11 @@ def fold_rows(samples: Samples, n_folds: int, seed: int) -> list[NDArray[np.int6
 
     Args:
         samples: n images.
-        n_folds: At least 2.
-        seed: Of the order.
+        n_folds: Number of folds, at least 2.
+        seed: Seed of the random order.
 
     Returns:
-        The rows of each fold, ascending; fewer folds where there are not enough images.
+        Ascending rows of each fold; fewer folds if there are too few images.
     """
     first: dict[str, int] = {}
     edges = []

@@ -1,9 +1,9 @@
-"""Electroluminescence photographs of solar cells (package elpv-dataset), functional or defective.
+"""The target `elpv`: electroluminescence photographs of solar cells (package elpv-dataset).
 
-2,624 gray 300x300 photographs with an expert's defect probability (0, 1/3, 2/3, 1) of mono- and
-polycrystalline cells: Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021. CC BY-NC-SA 4.0.
-They are scaled to 64x64, and attributes are measured on the small image, so that generated images
-can be measured by the same functions.
+2,624 gray 300x300 photographs of mono- and polycrystalline cells with an expert's defect
+probability (0, 1/3, 2/3, 1): Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021. CC BY-NC-SA
+4.0. They are scaled to 64x64, and attributes are measured on the scaled image, so that the same
+functions apply to generated images.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Gray = NDArray[np.floating]
 
 
 class Elpv:
-    """The target `elpv`; see the module's text for the data and `measure` for the attributes."""
+    """The target `elpv`; see the module for the data and `measure_all` for the attributes."""
 
     name = "elpv"
     task = "classification"
@@ -72,7 +72,7 @@ class Elpv:
         )
 
     def split(self, name: str) -> Samples:
-        """Return one of the disjoint splits; sources are named like the package's files."""
+        """Return one of the disjoint splits; ids are the file names of the package."""
         check_split(name)
         index = self._splits[name]
         attributes = [self._attributes(i) for i in index]
@@ -92,7 +92,7 @@ class Elpv:
         return flip_where(attributes, horizontal, vertical)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Measure an image, (1, 64, 64); of the known attributes only `wafer` is used."""
+        """Measure an image, (1, 64, 64); of the given attributes only `wafer` is used."""
         return measure(image[0], attributes.get("wafer", "poly"))
 
     def _attributes(self, i: int) -> dict[str, str]:
@@ -101,12 +101,12 @@ class Elpv:
 
 
 def build(cache_dir: Path, seed: int = 0) -> Elpv:
-    """Build the target; small images are kept under `cache_dir` (about 11 MB)."""
+    """Build the target; scaled images are cached in `cache_dir` (about 11 MB)."""
     return Elpv(cache_dir, seed)
 
 
 def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
-    """Return the attributes that can be measured on an image, see `measure_all`.
+    """Return the measurable attributes of an image, see `measure_all`.
 
     Args:
         image: (64, 64), gray, 0..255.
@@ -116,25 +116,25 @@ def measure(image: NDArray[np.uint8], wafer: str) -> dict[str, str]:
 
 
 def measure_all(images: NDArray[np.uint8], wafers: Sequence[str]) -> list[dict[str, str]]:
-    """Return the attributes that can be measured on images.
+    """Return the measurable attributes of images.
 
     Args:
         images: (n, 64, 64), gray, 0..255.
-        wafers: "mono" or "poly", n.
+        wafers: Wafer type of each image, "mono" or "poly", n.
 
     Returns:
-        brightness: mean luminance of the cell; dark_area and where: fraction and centre of gravity
-        of the smoothed cell below 0.65 of its upper quartile, busbars interpolated; contrast:
-        standard deviation of the texture; busbars: two or three, absent where the row profile
-        shows neither clearly.
+        Attributes of each image. brightness: mean luminance of the cell; dark_area and where:
+        fraction and centroid of the smoothed cell below 0.65 of its upper quartile, after
+        interpolation of busbars; contrast: standard deviation of the texture; busbars: two or
+        three, absent if the row profile shows neither clearly.
     """
     measured: list[dict[str, str]] = [{}] * len(images)
     for wafer in dict.fromkeys(wafers):
         rows = [row for row, other in enumerate(wafers) if other == wafer]
         for start in range(0, len(rows), _N_AT_ONCE):
             part = rows[start : start + _N_AT_ONCE]
-            found = _measured(images[part], _cell_mask(wafer))
-            for row, attributes in zip(part, found, strict=True):
+            results = _measured(images[part], _cell_mask(wafer))
+            for row, attributes in zip(part, results, strict=True):
                 measured[row] = attributes
     return measured
 
@@ -173,7 +173,7 @@ def _measured(images: NDArray[np.uint8], inner: NDArray[np.bool_]) -> Iterator[d
 
 @cache
 def _cell_mask(wafer: str) -> NDArray[np.bool_]:
-    """Return the pixels inside the frame; the cut corners of monocrystalline cells are outside."""
+    """Return the mask of the cell without its frame and, if mono, without the cut corners."""
     y, x = np.mgrid[:SIZE, :SIZE]
     u, v = np.minimum(x, SIZE - 1 - x), np.minimum(y, SIZE - 1 - y)
     inside: NDArray[np.bool_] = (u >= 4) & (v >= 4)
@@ -181,14 +181,14 @@ def _cell_mask(wafer: str) -> NDArray[np.bool_]:
 
 
 def _without_busbars(x: Gray, dips: Gray) -> Gray:
-    """Interpolate rows that dip, (n, 64), between those above and below."""
+    """Interpolate rows at dips of the row profile, (n, 64), between the rows above and below."""
     bar = dips < -0.01
     bar = bar | np.roll(bar, 1, axis=1) | np.roll(bar, -1, axis=1)
-    bar &= ((~bar).sum(1) >= 2)[:, None]  # a generated image may show anything
+    bar &= ((~bar).sum(1) >= 2)[:, None]  # ignored if fewer than two rows remain
     grid = np.arange(SIZE)
     above = np.maximum.accumulate(np.where(bar, -1, grid), axis=1)
     below = np.minimum.accumulate(np.where(bar, SIZE, grid)[:, ::-1], axis=1)[:, ::-1]
-    # Beyond the last row that does not dip its values go on.
+    # Beyond the outermost row without a dip, its values are repeated.
     above, below = np.where(above < 0, below, above), np.where(below == SIZE, above, below)
     part = (grid - above) / np.maximum(below - above, 1)
     n = np.arange(len(x))[:, None]
@@ -198,7 +198,7 @@ def _without_busbars(x: Gray, dips: Gray) -> Gray:
 
 
 def _busbars(x: Gray) -> Iterator[str | None]:
-    """Count thin dark lines where the data set's modules have them; both layouts are symmetric."""
+    """Detect two or three thin dark lines at the busbar positions, which are symmetric."""
     profile = np.median(x[:, :, 8:-8], axis=2)
     dips = profile - gaussian_filter1d(profile, 2.5)
     dips = dips / np.maximum(profile.mean(1), 0.05)[:, None]
@@ -214,18 +214,18 @@ def _busbars(x: Gray) -> Iterator[str | None]:
 
 
 def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int64]:
-    """Group photographs that show the same wafer, or sister wafers of one ingot, twice.
+    """Group photographs that show the same wafer, or sister wafers of one ingot.
 
-    Two images of one wafer type are linked when their texture (busbars, rows and columns removed)
-    correlates above 0.6; groups are the connected components. Sister wafers share their grain
+    Images of one wafer type are linked if their textures (busbars, rows and columns removed)
+    correlate above 0.6; groups are the connected components. Sister wafers share their grain
     pattern, so the texture alone identifies them.
 
     Args:
         images: (n, 64, 64).
-        wafers: Type of each, "mono" or "poly".
+        wafers: Wafer type of each image, "mono" or "poly".
 
     Returns:
-        Number of the group of each image, (n,).
+        Group number of each image, (n,).
     """
     x = images[:, 4:-4, 4:-4].astype(np.float32) / 255
     profile = x.mean(2)
@@ -245,7 +245,7 @@ def near_copies(images: NDArray[np.uint8], wafers: list[str]) -> NDArray[np.int6
 
 
 def _load_small(cache_dir: Path) -> dict[str, NDArray[Any]]:
-    """Read, shrink, group and measure the photographs once; later calls read the cache."""
+    """Return the scaled photographs with groups and attributes, computed once and cached."""
     if util.find_spec("elpv_dataset") is None:
         raise DataError(
             "The target elpv needs the photographs of the package elpv-dataset, which is not "

@@ -1,17 +1,17 @@
-"""The target `folder`: a user's own data, as class folders or as images with labels of pixels.
+"""The target `folder`: a user's own data, as class folders or as images with pixel labels.
 
 PATH/CLASS/*.png               class folders, or PATH/{train,val,test}/CLASS/*.png
 PATH/images/*.jpg              with masks/*.png (ids), depth/*.png or .npy, normals/*.png of
                                the same names; also PATH/{train,val,test}/images/...
-PATH/annotations/*.json        outlines in the form of COCO or LabelMe, their images anywhere below
+PATH/annotations/*.json        outlines in COCO or LabelMe format, with images anywhere below
 PATH/train.txt, val.txt        names of the photographs of a split
 PATH/attributes.csv            first column: file name; split, group, and class where no folder
                                gives it; other columns: attributes
 PATH/classes.txt, .json, .yaml names of the ids in masks
 PATH/classes.csv               name,red,green,blue: names of the colours in masks
 
-Other usual names of these folders are known too, as JPEGImages with SegmentationClass, and labels
-that are named as their image but for a word, as x_mask.png.
+Other common names of these folders are recognised, such as JPEGImages with SegmentationClass, and
+label files whose names differ from their image's by a word, such as x_mask.png.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def build(
     """Build the target.
 
     Args:
-        cache_dir: What was read is kept there until a file changes.
-        path: The folder.
-        name: Of the target; None for the folder's own with a digest of its path.
+        cache_dir: Folder for the data read, which are cached until a file changes.
+        path: Folder of the data.
+        name: Name of the target; None: the folder's name with a digest of its path.
         options: See `ReadOptions`.
 
     Raises:
-        DataError: Names and counts all that is wrong.
-        SettingsError: An option that does not exist.
+        DataError: The data cannot be used; the message lists and counts all problems.
+        SettingsError: An option does not exist.
     """
     if not path:
         raise refusal("no-path", target="folder")
@@ -72,7 +72,7 @@ def build(
 def _scan(
     root: Path, files: Sequence[Path], task: str | None, report: ValidationReport
 ) -> tuple[list[Item], Mapping[int, str] | None]:
-    """List the photographs of any layout with all that is known of them, and names of ids."""
+    """List the photographs of any supported layout with their metadata, and class names by id."""
     table = tables.find_table(root)
     rows = tables.read_table(table, report) if table else {}
     lists = tables.find_split_lists(root, files)
@@ -98,7 +98,7 @@ def _scan(
             items += scan.scan_images(part, roles_in_part, by_table, report)
         else:
             if not by_table and task != "classification":
-                if part.path != root:  # whose folders have been looked at above
+                if part.path != root:  # checked above
                     refusals.refuse_mask_folders(part.path, part.files)
                 refusals.refuse_no_classes(part.path, part.files)
             items += scan.scan_classes(part, lists, by_table, report)

@@ -1,9 +1,9 @@
-"""The target `hf`: a user's own data as the library `datasets` has them.
+"""The target `hf`: a user's own data in formats of the library `datasets`.
 
-PATH is a folder that `save_to_disk` wrote, a parquet file or a folder of them, a folder for
+PATH is a folder written by `save_to_disk`, a parquet file or a folder of them, a folder for
 `imagefolder`, or a name on the Hugging Face Hub with a pinned commit, which is downloaded only if
-that is allowed. Pictures that the data give by path are read below the data's own folder alone.
-Needs the extra `hf`.
+allowed. Pictures that the data reference by path are read only below the data's folder. Requires
+the extra `hf`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tools.targets.user.pictures import Content, UnreadableImageError
 from tools.targets.user.refusals import near_names
 from tools.targets.validation import ValidationReport, refusal
 
-# Columns by what they hold, the usual names first.
+# Common column names by kind of content, in order of precedence.
 USUAL = {
     "image": ("image", "img", "picture", "photo"),
     "label": ("label", "labels", "class", "category", "cls"),
@@ -49,7 +49,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_TIMEOUT_S = 10.0
 _INSPECTED = 1000
-# What rows are called of parquet files that name no split.
+# Part name of parquet files that name no split.
 _UNNAMED = "data"
 
 Columns = Mapping[str, Any]
@@ -59,14 +59,14 @@ class HfOptions(ReadOptions):
     """`target.options` of the target `hf`.
 
     Attributes:
-        columns: The names of the columns that hold image, label, segmentation, depth, normals,
-            split and group, and a list of those that are attributes; or the path of a YAML file
-            with these. What it omits is looked for under usual names.
-        config: Of a data set of several.
-        classes: Names of the ids in masks.
-        revision: Of a name on the hub, 40 hex digits of a commit.
-        allow_network: Whether a data set of the hub may be downloaded; otherwise only one that was
-            downloaded before at this revision is read.
+        columns: Names of the columns with image, label, segmentation, depth, normals, split and
+            group, and a list of attribute columns; or the path of a YAML file with these. Missing
+            entries are searched under common names.
+        config: Name of the configuration of a data set that has several.
+        classes: Class names of the ids in masks.
+        revision: Commit of a data set on the hub, 40 hex digits.
+        allow_network: Whether to download a data set of the hub; otherwise it must have been
+            downloaded before at this revision.
     """
 
     columns: Mapping[str, Any] | str | None = None
@@ -82,14 +82,14 @@ def build(
     """Build the target.
 
     Args:
-        cache_dir: What was read is kept there until the data set changes.
-        path: See the module.
-        name: Of the target; None for the end of the path with a digest of it.
+        cache_dir: Folder for the data read, which are cached until the data set changes.
+        path: Path or name of the data set, see the module.
+        name: Name of the target; None: the last part of the path with a digest of the path.
         options: See `HfOptions`.
 
     Raises:
-        DataError: Names and counts all that is wrong.
-        SettingsError: An option that does not exist.
+        DataError: The data cannot be used; the message lists and counts all problems.
+        SettingsError: An option does not exist.
     """
     if not path:
         raise refusal("no-path", target="hf")
@@ -138,7 +138,7 @@ def _read_columns(columns: Columns | str | None) -> Columns:
 
 
 def _load(path: str, given: HfOptions, cache_dir: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Return the parts of a data set by the names of their splits, and the folders of its files."""
+    """Return the parts of a data set by split name, and the folders that may hold its files."""
     import datasets
     from huggingface_hub import constants
 
@@ -148,13 +148,13 @@ def _load(path: str, given: HfOptions, cache_dir: Path) -> tuple[dict[str, Any],
     root = local.parent if local.is_file() else local
     try:
         if not local.exists():
-            # One cache for each commit: offline, the library takes the latest of its cache.
+            # One cache per commit: offline, the library uses the latest entry of its cache.
             kept = str(cache_dir / "datasets" / "hub" / _commit(path, local, given.revision))
             with _hub(path, local, given):
                 loaded = datasets.load_dataset(
                     path, given.config, revision=given.revision, cache_dir=kept
                 )
-            # Where the hub's client keeps the files of a data set.
+            # Folder in which the hub's client stores the files of a data set.
             root = Path(constants.HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}").resolve()
         elif (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
             loaded = datasets.load_from_disk(str(local))
@@ -178,7 +178,7 @@ def _missing(local: Path, where: str = "") -> FileNotFoundError:
 
 
 def _commit(path: str, local: Path, revision: str | None) -> str:
-    """Return the pinned commit of a name on the hub; raises FileNotFoundError without one."""
+    """Return the pinned commit of a data set on the hub; raises FileNotFoundError without one."""
     if not _HUB_NAME.fullmatch(path):
         raise _missing(local)
     if revision is None or not _COMMIT.fullmatch(revision):
@@ -193,10 +193,10 @@ def _commit(path: str, local: Path, revision: str | None) -> str:
 
 @contextmanager
 def _hub(path: str, local: Path, given: HfOptions) -> Iterator[None]:
-    """Look for a data set on the hub; where that is not allowed or not reached, in the cache alone.
+    """Allow loading from the hub; if forbidden or unreachable, from the cache only.
 
     Raises:
-        FileNotFoundError: The hub does not know it, or the cache does not have it.
+        FileNotFoundError: The data set is neither on the hub nor in the cache.
     """
     from datasets import config
     from huggingface_hub import HfApi, constants
@@ -212,14 +212,14 @@ def _hub(path: str, local: Path, given: HfOptions) -> Iterator[None]:
     reached = False
     try:
         if given.allow_network and not any(offline):
-            # Asked once and shortly: the library itself tries again for half a minute.
+            # A single request with a short timeout: the library itself retries for half a minute.
             HfApi().dataset_info(path, revision=given.revision, timeout=_HUB_TIMEOUT_S)
             reached = True
     except RepositoryNotFoundError:
         raise _missing(local, ", and no such data set on the hub") from None
     except HfHubHTTPError:
-        reached = True  # it answers; the library explains better what is wrong
-    except Exception:  # of its client, which has many types for a hub that is not reached
+        reached = True  # reachable; the library reports the problem better
+    except Exception:  # the client raises many types for an unreachable hub
         pass
     if not reached:
         constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
@@ -232,7 +232,7 @@ def _hub(path: str, local: Path, given: HfOptions) -> Iterator[None]:
 
 
 def _parquet_files(local: Path) -> dict[str, list[str]]:
-    """Return parquet files by split, if their names begin with one as those of the hub do."""
+    """Return parquet files by split, where names begin with one as on the hub."""
     files = [local] if local.suffix == ".parquet" else sorted(local.rglob("*.parquet"))
     parts: dict[str, list[str]] = {}
     for file in files:
@@ -242,7 +242,7 @@ def _parquet_files(local: Path) -> dict[str, list[str]]:
 
 
 class _Layout(NamedTuple):
-    """Which columns of a data set hold what; split, group, label: None where there is none."""
+    """Columns of a data set by content; split, group, label: None if there is none."""
 
     image: str
     label: str | None
@@ -254,7 +254,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(part: Any, wanted: Columns) -> _Layout:
-    """Find columns, those that the user names and the usual ones; raises DataError without."""
+    """Find the columns, given by the user or by common names; raises DataError without images."""
     import datasets
 
     features = part.features
@@ -289,7 +289,7 @@ def _layout(part: Any, wanted: Columns) -> _Layout:
 
 
 def _undecoded(part: Any) -> Any:
-    """Return a part whose pictures are not decoded when a row is read, which opens any path."""
+    """Return a part that does not decode pictures on reading, which would open any path."""
     import datasets
 
     for column, feature in part.features.items():
@@ -309,19 +309,19 @@ def _items(
     """Yield the rows of a part of a data set.
 
     Args:
-        part_name: Of its split.
+        part_name: Name of its split.
         part: A `datasets.Dataset`.
-        layout: Its columns.
+        layout: Columns of the part.
         roots: Folders that may hold its files.
-        class_cells: Reads the classes that are given as text, not by a list of names.
-        report: Takes what is left out.
+        class_cells: Reads classes given as text instead of an index into a list of names.
+        report: Collects problems of rows.
     """
     features, label, pixels = part.features, layout.label, layout.pixels
     class_names = _names_of(features[label]) if label else ()
     class_cell_of = _class_cells(class_names, report) if label and not pixels else None
     part = _undecoded(part)
     plain_part = part.remove_columns([layout.image, *pixels.values()])
-    # A data set of pictures alone has no columns left.
+    # A data set of pictures alone has no other columns.
     rows = plain_part if plain_part.column_names else ({} for _ in range(len(part)))
     for row, values in enumerate(rows):
         name = f"{part_name or 'row'}/{row:06d}"
@@ -355,7 +355,7 @@ def _items(
 
 
 def _likely_label(part: Any, columns: Sequence[str]) -> str:
-    """Return the column that looks most like labels: the first with few different values."""
+    """Return the most likely column of labels: the first with few distinct values."""
     for column in columns:
         values = part[:_INSPECTED][column]
         if all(isinstance(v, str | int) for v in values) and 1 < len(set(values)) < len(values) / 2:
@@ -364,22 +364,22 @@ def _likely_label(part: Any, columns: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as text, "" where it is unknown."""
-    # Columns of whole numbers that lack one hold floats.
+    """Return a value as text, "" if unknown."""
+    # Integer columns with missing values contain floats.
     whole = isinstance(value, float) and value.is_integer()
     text = "" if value is None else str(int(value) if whole else value)
     return "" if is_blank(text) else text
 
 
 def _names_of(feature: Any) -> Sequence[str]:
-    """Return the class names of a column, also of one of lists."""
+    """Return the class names of a column or of a column of lists; () without names."""
     return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
 
 def _class_cells(names: Sequence[str], report: ValidationReport) -> Callable[[Any], str]:
-    """Return a function from a value of the label's column to the class as text, "" for none.
+    """Return a function that maps a value of the label column to a class as text, "" for none.
 
-    It raises ValueError for several classes of one picture, and for what is no class at all.
+    The function raises ValueError for several classes of one picture, and for invalid types.
     """
     first: dict[str, str] = {}
     for title in names:
@@ -405,7 +405,7 @@ def _class_cells(names: Sequence[str], report: ValidationReport) -> Callable[[An
 def _attributes(
     values: Mapping[str, Any], columns: Sequence[str], features: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the words of the attribute columns; JSON, or a mapping, holds several."""
+    """Return the attributes of a row; a column of JSON or mappings contains several."""
     result: dict[str, str] = {}
     for column in columns:
         value = values[column]
@@ -421,7 +421,7 @@ def _attributes(
 
 
 def _content(part: Any, row: int, column: str, roots: Sequence[Path]) -> Content:
-    """Return one cell: the file of a picture below `roots`, its bytes, or an array."""
+    """Return the content of a cell: a picture file below `roots`, bytes, or an array."""
     value = part[row][column]
     if isinstance(value, Mapping):
         path = value.get("path")
@@ -432,10 +432,10 @@ def _content(part: Any, row: int, column: str, roots: Sequence[Path]) -> Content
 
 
 def _file_below(roots: Sequence[Path], path: object) -> Path:
-    """Return the file that a cell names.
+    """Return the file that a cell references.
 
     Raises:
-        UnreadableImageError: It is no regular file, or lies outside, also by a symbolic link.
+        UnreadableImageError: It is no regular file, or is outside `roots`, also by symbolic link.
     """
     try:
         file = Path(roots[0], str(path)).resolve()

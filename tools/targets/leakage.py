@@ -1,8 +1,8 @@
-"""The leakage check: which photographs and words an MTDM was trained on.
+"""The leakage check: records the photographs and words that an MTDM was trained on.
 
-None of these photographs may measure what the MTDM draws. Splits are assigned anew when photographs
-are added, removed or read otherwise, and an MTDM from before has then seen photographs of other
-splits. It also ignores attribute values added after its training.
+None of these photographs may be used to evaluate the MTDM's images. Splits are assigned anew when
+photographs are added or removed or options change, so an older MTDM may have seen photographs of
+other splits. It also ignores attribute values added after its training.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SHOWN = 3
 
 
 def record(folder: Path, target: Target) -> None:
-    """Add the generator split's photographs and the target's words to those of the MTDM.
+    """Add the photographs of the generator split and the target's words to the MTDM's record.
 
     Args:
-        folder: Of the MTDM.
-        target: What it is trained on.
+        folder: Folder of the MTDM.
+        target: Target that it is trained on.
     """
     seen = _recorded(folder, "photographs") | _names_by_digest(target.split("generator")).keys()
     words = _recorded(folder, "words") | _words(target)
@@ -36,7 +36,7 @@ def record(folder: Path, target: Target) -> None:
 
 
 def unlearned_words(folder: Path, target: Target) -> list[str]:
-    """Return the "attribute=value" of a target that were added after the MTDM's training.
+    """Return the "attribute=value" pairs of a target added after the MTDM's training.
 
     [] for an MTDM without a record (bundled, or of an earlier version).
     """
@@ -45,7 +45,7 @@ def unlearned_words(folder: Path, target: Target) -> list[str]:
 
 
 def trained_steps(folder: Path) -> int:
-    """Return the step of the last checkpoint of the training in `folder`, 0 without one."""
+    """Return the step of the last training checkpoint in `folder`, 0 if there is none."""
     try:
         return int(json.loads((folder / "train.json").read_text("utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):  # the training itself reports the problem
@@ -65,8 +65,8 @@ def check(folder: Path, target: Target) -> None:
         for split in ("audit", "feedback", "test")
         if seen
     }
-    if names := [name for of_split in leaked.values() for name in of_split]:
-        counts = ", ".join(f"{split} {len(of)}" for split, of in leaked.items() if of)
+    if names := [name for in_split in leaked.values() for name in in_split]:
+        counts = ", ".join(f"{split} {len(photos)}" for split, photos in leaked.items() if photos)
         raise WeightsError(
             f"The MTDM in {folder} was trained on {len(names)} photographs that now lie in other "
             f"splits ({counts}), e.g. {', '.join(names[:_SHOWN])}: photographs or options have "
@@ -79,8 +79,8 @@ def check(folder: Path, target: Target) -> None:
 def near_copies(target: Target) -> list[tuple[str, str, str]]:
     """Return photographs of audit, feedback and test that repeat one of the generator split.
 
-    Each with the name of its split and of what it repeats, the closest first. They measure what the
-    MTDM has seen.
+    Each entry is (name, split, name of the repeated photograph), closest first. The MTDM has seen
+    the content of these photographs.
     """
     finder = finder_of(target, SPLITS[1:])
     rows = np.flatnonzero(~finder.known)
@@ -109,7 +109,7 @@ def _words(target: Target) -> set[str]:
 
 
 def _names_by_digest(samples: Samples) -> dict[str, str]:
-    """Return the names of photographs by their pixels, which stay when files are renamed."""
+    """Return the names of photographs by pixel digest, which does not change with file names."""
     return {
         hashlib.sha256(image.tobytes()).hexdigest()[:16]: name
         for image, name in zip(samples.images, samples.ids, strict=True)

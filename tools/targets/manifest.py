@@ -1,8 +1,8 @@
-"""The data manifest: which photographs a session works with, so that changes are noticed.
+"""The data manifest: records the photographs of a session to detect changes.
 
-A session lasts for days, and files of a folder are edited, added and removed meanwhile; then the
-splits are assigned anew. Figures of before and after could not be compared, and sealed photographs
-may have been shown.
+A session lasts for days, during which files of a folder may be edited, added or removed; then the
+splits are assigned anew. Metrics before and after would not be comparable, and sealed photographs
+might have been exposed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAME = 60
 
 
 class ManifestEntry(NamedTuple):
-    """A photograph in a manifest: its split, digests of its pixels with labels, and its words."""
+    """Entry of a photograph: its split, and digests of its pixels with labels and of its words."""
 
     split: str
     content: str
@@ -38,7 +38,7 @@ class ManifestEntry(NamedTuple):
 
 
 Manifest = Mapping[str, ManifestEntry]
-"""The entries by name of the photograph."""
+"""Entries by name of the photograph."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Changes:
     """Differences between two manifests, as names of photographs.
 
     Attributes:
-        added: Names that are new.
-        removed: Names that are gone.
-        edited: Those with other pixels or labels.
-        described: Those with other attributes.
-        moved: Those in another split, by (split before, split now).
+        added: New photographs.
+        removed: Missing photographs.
+        edited: Photographs whose pixels or labels changed.
+        described: Photographs whose attributes changed.
+        moved: Photographs whose split changed, by (split before, split now).
     """
 
     added: Sequence[str]
@@ -64,11 +64,11 @@ class Changes:
 
     @property
     def n_moved(self) -> int:
-        """Number of photographs in another split."""
+        """Number of photographs whose split changed."""
         return sum(map(len, self.moved.values()))
 
     def summary(self) -> str:
-        """Return what was added, removed and edited, with counts and a few names."""
+        """Return the added, removed and edited photographs, as counts and a few names."""
         parts = {
             "added": self.added,
             "removed": self.removed,
@@ -82,7 +82,7 @@ class Changes:
         ) or ("none was added, removed or edited, but attributes.csv or options differ")
 
     def moves(self) -> str:
-        """Return the number of photographs by splits before and now."""
+        """Return the number of moved photographs by split before and now."""
         return ", ".join(
             f"{before} to {now} {len(names)}" for (before, now), names in self.moved.items()
         )
@@ -110,7 +110,7 @@ def write(folder: Path, target: Target) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the stored manifest, None without one; raises SessionError for a damaged file."""
+    """Return the stored manifest, None if there is none; raises SessionError if damaged."""
     file = folder / FILE
     if not file.is_file():
         return None
@@ -125,7 +125,7 @@ def read(folder: Path) -> Manifest | None:
 
 
 def changes_between(before: Manifest, now: Manifest) -> Changes:
-    """Return the differences of two manifests; a file that is only renamed is unchanged."""
+    """Return the differences of two manifests; renamed files count as unchanged."""
     gone, new = before.keys() - now.keys(), now.keys() - before.keys()
     by_content = {now[name].content: name for name in new}
     renamed = {
@@ -149,9 +149,9 @@ def changes_between(before: Manifest, now: Manifest) -> Changes:
 
 
 def write_splits(folder: Path, before: Manifest, now: Manifest) -> Path:
-    """Write a table that keeps the splits of before; new photographs are in `generator`.
+    """Write a table that preserves the previous splits; new photographs go to `generator`.
 
-    It serves as the attributes.csv of a folder, or for its column split.
+    It can be used as the attributes.csv of a folder, or for its column split.
     """
     split_of = {entry.content: entry.split for entry in before.values()}
     split_of |= {name: entry.split for name, entry in before.items()}

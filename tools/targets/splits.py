@@ -1,4 +1,4 @@
-"""Assignment of photographs to the four splits: near-copies together, classes in equal shares."""
+"""Assignment of photographs to the four splits: stratified by class, near-copies together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.targets import SPLITS
 from tools.targets.validation import ValidationReport, refusal
 
 SHARES = {"generator": 0.4, "audit": 0.2, "feedback": 0.2, "test": 0.2}
-# Names of splits in other programs; "train" is divided among the splits that no name claims.
+# Split names used elsewhere; "train" is divided among the splits that no name claims.
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "feedback", "valid": "feedback", "validation": "feedback", "dev": "feedback",
@@ -27,7 +27,7 @@ _NUMBERED = re.compile(r"([a-z]+)[ _.-]*\d*")
 
 
 def split_from_name(name: str) -> str | None:
-    """Return the split in the name of a folder or file, as train, Validation or val2017."""
+    """Return the split named by a folder or file, such as train, Validation or val2017."""
     match = _NUMBERED.fullmatch(name.lower())
     return SPLIT_NAMES.get(match[1]) if match else None
 
@@ -43,23 +43,23 @@ def assign_splits(
 ) -> list[str]:
     """Assign photographs to splits.
 
-    Where the given splits separate exact copies, the copy in the most sealed split stays and the
+    If the given splits separate exact copies, the copy in the most sealed split is kept and the
     others are left out, with a warning.
 
     Args:
-        strata: The class, or another property that all splits get equal shares of.
-        given: A value of `SPLIT_NAMES`, or None.
-        marks: Those that share a mark stay in one split.
-        names: For messages.
-        seed: Of the random order.
-        report: Takes the warnings.
-        spare: A split that gets none of a stratum with fewer photographs than there are splits.
+        strata: Class, or another property to stratify by, of each photograph.
+        given: Split of each photograph, a value of `SPLIT_NAMES`, or None.
+        marks: Marks of each photograph; photographs that share a mark stay in one split.
+        names: Names of the photographs, for messages.
+        seed: Seed of the random order.
+        report: Collects the warnings.
+        spare: Split that gets no photographs of strata with fewer photographs than splits.
 
     Returns:
-        The split of each photograph, "" for one that is left out.
+        The split of each photograph, "" for those left out.
 
     Raises:
-        DataError: All splits are given, but not for all photographs.
+        DataError: Every split is given for some photograph, but not all photographs have one.
     """
     fixed = [None if split in (None, "train") else split for split in given]
     first: dict[str, int] = {}
@@ -101,7 +101,7 @@ def check_splits(
     report: ValidationReport,
     spare: str | None = None,
 ) -> None:
-    """Add an error for every class that is missing in a split; spare: see `assign_splits`."""
+    """Add an error for every class that is missing in a split; `spare` as in `assign_splits`."""
     counts, total = Counter(zip(assigned, strata, strict=True)), Counter(strata)
     for name in SPLITS:
         least = len(SPLITS) if name == spare else 0
@@ -117,17 +117,17 @@ def split_groups(
     seed: int,
     spare: str | None = None,
 ) -> dict[str, list[int]]:
-    """Assign whole groups to splits so that every stratum keeps the wanted shares.
+    """Assign whole groups to splits such that every stratum is divided in the given shares.
 
-    Large groups first, each to the split that lacks most of the group's strata; ties and order
-    are seeded.
+    Groups are assigned in order of decreasing size, each to the split that lacks most of its
+    strata; the order within a size and ties are seeded.
 
     Args:
         groups: Number of the group of each photograph, (n,).
         strata: Stratum of each photograph, (n,).
-        shares: Fraction by split, in sum 1.
-        seed: Of the random order.
-        spare: A split that gets none of a stratum with fewer photographs than there are splits.
+        shares: Fraction by split, summing to 1.
+        seed: Seed of the random order.
+        spare: Split that gets no photographs of strata with fewer photographs than splits.
 
     Returns:
         Sorted indices by split, disjoint and complete.
@@ -158,7 +158,7 @@ def split_groups(
 def connected_groups(
     n: int, rows: Sequence[int] | NDArray[Any], columns: Sequence[int] | NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Number the connected components of a graph of n nodes with the edges (rows, columns)."""
+    """Label the connected components of a graph of n nodes with edges (rows, columns)."""
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
     groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
     return groups

@@ -1,8 +1,8 @@
-"""The target `streets`: rendered scenes in a domain of their own, with exact labels of every pixel.
+"""The target `streets`: rendered scenes of a separate domain, with exact pixel labels.
 
-A surrogate for real photographs, never called real: in the style `shifted` colours, textures and
-the camera differ from those of the generator `streets`, and conditions are as rare as on the road,
-while the truth of every slice is known.
+A surrogate for real photographs: in the style `shifted`, colours, textures and camera differ from
+those of the generator `streets`, conditions are as rare as in real traffic, and the truth of every
+slice is known.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Streets(Target):
         self._read = cache(self._load)
 
     def split(self, name: str) -> Samples:
-        """Return a split, rendered at its first use and kept as a parquet file."""
+        """Return a split, rendered at its first use and cached as a parquet file."""
         check_split(name)
         return self._read(name)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return {}: attributes of a street are read from its labels, not from its colours."""
+        """Return {}: attributes are derived from labels, not from pixels."""
         return {}
 
     def _load(self, name: str) -> Samples:
@@ -66,7 +66,7 @@ class Streets(Target):
         return read_shards([path])
 
     def _render(self, name: str) -> Samples:
-        """Render a split; seeds of the splits, and of generators, do not overlap."""
+        """Render a split; its seeds differ from those of other splits and of generators."""
         _, height, width = self.image_shape
         first = (SPLITS.index(name) + 1) * 1_000_000
         seeds = range(first, first + self._sizes[name])
@@ -90,13 +90,13 @@ def build(
     """Build the target.
 
     Args:
-        cache_dir: Splits are kept there as parquet files.
-        style: "shifted", or "plain" as the generator draws.
-        scale: Images have 96x64 pixels times this.
-        sizes: Number of scenes by split, where it differs from `SIZES`.
+        cache_dir: Folder for the parquet files of splits.
+        style: "shifted", or "plain", the style of the generator.
+        scale: Factor of the image size, 96x64.
+        sizes: Number of scenes by split, overriding `SIZES`.
 
     Raises:
-        DataError: An unknown split.
+        DataError: A split is unknown.
     """
     for name in sizes or {}:
         check_split(name)

@@ -1,7 +1,7 @@
-"""The target `toy`, for tests and dry runs: painted in milliseconds, without data and cache.
+"""The target `toy` for tests and dry runs: painted in milliseconds, without data or cache.
 
-The generator `toy` paints the photographs, 32x32, with other noise than it draws images with, and
-omits some defects.
+The photographs, 32x32, are painted by the generator `toy` with other noise than generated images;
+some defects are omitted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tools.targets import check_split, flip_where
 from tools.targets.levels import level
 
 SIZES = {"generator": 80, "audit": 60, "feedback": 60, "test": 60}
-# Far from the seeds of sessions.
+# Outside the range of session seeds.
 _SEED = 1_000_000_007
 _FAITHFUL = 0.9
 
 
 class Toy:
-    """The target `toy`: the vocabulary of elpv, every attribute as likely as any other."""
+    """The target `toy`, with the vocabulary of elpv and uniformly distributed attributes."""
 
     name = "toy"
     task = "classification"
@@ -48,8 +48,8 @@ class Toy:
         attributes = [self._draw(rng) for _ in range(SIZES[name])]
         ids = [f"{name}{i:03d}" for i in range(SIZES[name])]
         requests = [
-            ImageRequest(self.vocabulary.caption(of_one), identity, 0, _SEED)
-            for of_one, identity in zip(attributes, ids, strict=True)
+            ImageRequest(self.vocabulary.caption(values), identity, 0, _SEED)
+            for values, identity in zip(attributes, ids, strict=True)
         ]
         classes = [self.class_names.index(str(self.vocabulary.class_name(a))) for a in attributes]
         return Samples(
@@ -64,7 +64,7 @@ class Toy:
         return flip_where(attributes, horizontal, vertical)
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the brightness, the one attribute that is measured."""
+        """Return the brightness, the only measured attribute."""
         median = float(np.median(image)) / 255
         return {"brightness": level(median, (0.53, 0.68), ("dark", "medium", "bright"))}
 

@@ -1,4 +1,4 @@
-"""Problems of a data set, collected so that one message names and counts all of them."""
+"""Problems of a data set, collected and reported in one message."""
 
 from __future__ import annotations
 
@@ -28,62 +28,62 @@ def catalog() -> Mapping[str, str]:
 
 
 class _Values(dict[str, object]):
-    """Values of a text; what is not given is another text of the catalog."""
+    """Values of a text; missing keys are looked up as texts of the catalog."""
 
     def __missing__(self, code: str) -> str:
         return text(code)
 
 
 def text(code: str, **values: object) -> str:
-    """Return a text of problems.yaml with its values, without the code."""
+    """Return a text of problems.yaml with values filled in, without its code."""
     return catalog()[code].format_map(_Values(values)).replace("\n", " ")
 
 
 def refusal(code: str, **values: object) -> DataError:
-    """Return the error for data that cannot be read at all, which begins with its code."""
+    """Return the error for data that cannot be read, which begins with its code."""
     return DataError(f"[{code}] {text(code, **values)}")
 
 
 @dataclass
 class ValidationReport:
-    """Errors stop the reading; warnings name what was left out or read in another way.
+    """Collection of errors, which stop the reading, and warnings about data left out or adapted.
 
-    Each is given by its code in problems.yaml, with the values of the text.
+    Problems are given by their code in problems.yaml, with values for the text.
 
     Attributes:
-        errors: Names of what is affected (mostly files), by the text of the problem.
-        warnings: The same.
+        errors: Names of affected items (mostly files), by the text of the problem.
+        warnings: The same for warnings.
     """
 
     errors: _Names = field(default_factory=lambda: defaultdict(list))
     warnings: _Names = field(default_factory=lambda: defaultdict(list))
 
     def error(self, code: str, *names: str, **values: object) -> None:
-        """Add an error, or names to those that have it."""
+        """Add an error, or add names to an existing one."""
         self.errors[f"{text(code, **values)} [{code}]"] += names
 
     def warn(self, code: str, *names: str, **values: object) -> None:
-        """Add a warning, or names to those that it is about."""
+        """Add a warning, or add names to an existing one."""
         self.warnings[f"{text(code, **values)} [{code}]"] += names
 
     def add(self, other: ValidationReport) -> None:
-        """Add what another report has collected."""
+        """Add the problems of another report."""
         for mine, theirs in ((self.errors, other.errors), (self.warnings, other.warnings)):
             for problem, names in theirs.items():
                 mine[problem] += names
 
     def raise_errors(self, data: str) -> None:
-        """Raise DataError with all errors, and the warnings below them, if there is an error."""
+        """Raise DataError with all errors, followed by the warnings, if there are errors."""
         if self.errors:
             lines = [*_summary(self.errors), *(f"(also) {line}" for line in self.summary())]
             raise DataError("\n- ".join([f"The data {data} cannot be used:", *lines]))
 
     def summary(self) -> list[str]:
-        """Return a line for each warning, with its count and a few names."""
+        """Return a line per warning, with its count and a few names."""
         return _summary(self.warnings)
 
     def listing(self) -> str:
-        """Return all warnings with all names, one a line."""
+        """Return all warnings with all names, one per line."""
         return "".join(
             f"{problem} ({len(names)}):\n" + "".join(f"  {name}\n" for name in sorted(names))
             if names

@@ -1,6 +1,6 @@
-"""What a DSTM learns. One file per task; `build` finds them by name.
+"""Tasks of a DSTM, one file each; `build` finds them by name.
 
-A task is stateless: it builds a model, gives its labels and loss, and reads its predictions. The
+A task is stateless: it builds a model, defines labels and loss, and decodes predictions. The
 training loop in `tools.train_dstm` is the same for all tasks.
 """
 
@@ -22,13 +22,13 @@ from tools.settings import BOTH_FLIPS, TrainSettings
 
 @dataclass(frozen=True)
 class Minibatch:
-    """What one training step sees.
+    """Batch of a training step.
 
     Attributes:
         images: float32, (n, channels, height, width), 0..1.
-        labels: The task's own, (n, ...).
-        weights: Of the images in the loss, (n,); None: all 1.
-        flips: Directions in which an image may be mirrored.
+        labels: Labels in the format of the task, (n, ...).
+        weights: Loss weights of the images, (n,); None: all 1.
+        flips: Directions in which images may be mirrored.
     """
 
     images: torch.Tensor
@@ -39,12 +39,12 @@ class Minibatch:
 
 @dataclass(frozen=True)
 class Slicing:
-    """Which slices are measured.
+    """Definition of the slices to measure.
 
     Attributes:
-        by: Attributes whose combinations are slices.
-        n_min: Images that a slice needs, at least 1.
-        alpha: False discovery rate of failures, 0..1.
+        by: Tuples of attributes whose value combinations are slices.
+        n_min: Minimum number of images of a slice, at least 1.
+        alpha: False discovery rate of failures, in 0..1.
     """
 
     by: Sequence[tuple[str, ...]] = ()
@@ -53,13 +53,13 @@ class Slicing:
 
 
 class Model(torch.nn.Module):
-    """A DSTM: images as in `Minibatch` in, the task's outputs out.
+    """A DSTM, which maps images as in `Minibatch` to the outputs of its task.
 
     Attributes:
-        description: Plain JSON from which the task's `restore_model` builds the same architecture.
-        flips: Directions in which it was trained on mirrored images, over which `Task.predict` may
-            average; of models of earlier versions, both.
-        caveat: What was assumed to build it and may be wrong, for its user; "" for nothing.
+        description: JSON values from which the task's `restore_model` builds the same architecture.
+        flips: Directions of the mirrored images it was trained on, over which `Task.predict` may
+            average; both for models of earlier versions.
+        caveat: Assumption made when building the model that its user should check; "" for none.
     """
 
     description: dict[str, Any]
@@ -71,12 +71,12 @@ class Model(torch.nn.Module):
 class Task(Protocol):
     """A kind of downstream task. A task file has a function `build() -> Task`.
 
-    Subclasses define what has no body here; reports and failures follow from figures and scores.
+    Subclasses implement the methods without a body; reports and failures are derived from them.
 
     Attributes:
-        name: Of the file.
-        needs: Kinds of labels (`Samples.labels`) that it learns from, none for image classes.
-        metric: Its main figure, higher is better.
+        name: Name of the file.
+        needs: Kinds of pixel labels (`Samples.labels`) to learn from; () for image classes.
+        metric: Name of its main metric; higher is better.
     """
 
     name: str
@@ -86,16 +86,16 @@ class Task(Protocol):
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
-        """Return a new model named by `settings.model`; draws from torch's global generator."""
+        """Return a new model named by `settings.model`, initialised by torch's global generator."""
 
     def restore_model(self, description: Mapping[str, Any]) -> Model:
-        """Return a model of a described architecture, its weights not yet loaded."""
+        """Return a model of a described architecture, without loading weights."""
 
     def labels(self, samples: Samples) -> torch.Tensor:
-        """Return what the loss compares the outputs with, (n, ...)."""
+        """Return the targets of the loss, (n, ...)."""
 
     def augment(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
-        """Return a random variant of every image together with its labels."""
+        """Return a randomly augmented batch, images together with their labels."""
 
     def loss(
         self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
@@ -105,27 +105,28 @@ class Task(Protocol):
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
         """Return the predictions for uint8 images, (n, ...), computed on the model's device.
 
-        Class probabilities of images; ids, metres or unit vectors of pixels, see `Samples`.
+        Class probabilities of images; or class ids, metres or unit vectors of pixels, see
+        `Samples`.
         """
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return the score of each image, 0..1, (n,), NaN where nothing of it is known."""
+        """Return the score of each image, 0..1, (n,), NaN if it has no known labels."""
 
     def figures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Mapping[str, Estimate], Scores]:
-        """Return the figures of a report by name, and each image's score, see `eval.slices`."""
+        """Return the metrics of a report by name, and the score per image, see `eval.slices`."""
 
     def tested(
         self, predictions: NDArray[Any], samples: Samples
     ) -> tuple[Scores, NDArray[Any] | None]:
-        """Return the scores that slices are tested by, and what examples are sorted by, if else."""
+        """Return the scores that slices are tested by, and a sort key of examples; None: scores."""
         return self.scores(predictions, samples), None
 
     def confusions(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Confusion, ...]:
-        """Return what the photographs of each class are most often taken for."""
+        """Return the most frequent confusion of each class."""
         return ()
 
     def report(
@@ -137,7 +138,7 @@ class Task(Protocol):
         split: str,
         slicing: Slicing,
     ) -> Report:
-        """Return the task's figures on a split, overall and by slices."""
+        """Return the task's metrics on a split, overall and by slice."""
         metrics, scores = self.figures(predictions, samples, class_names)
         by, n_min = slicing.by, slicing.n_min
         report = slice_report(metrics, scores, samples.attributes, by, n_min, round, split)
@@ -147,7 +148,7 @@ class Task(Protocol):
     def failures(
         self, predictions: NDArray[Any], samples: Samples, slicing: Slicing
     ) -> tuple[Failure, ...]:
-        """Return the slices that are worse than the rest, significant ones first."""
+        """Return the slices with lower scores than the rest, significant ones first."""
         scores, confidence = self.tested(predictions, samples)
         return failing_slices(
             scores,
@@ -163,20 +164,20 @@ class Task(Protocol):
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
-        """Return a picture and a caption of each sample: the truth and the prediction."""
+        """Return a picture and a caption of each sample that show the truth and the prediction."""
 
 
 def pixel_batches(images: Images, size: int, device: Any = "cpu") -> Iterator[torch.Tensor]:
-    """Yield uint8 images as float32 in 0..1, `size` at a time; one empty batch for no image."""
+    """Yield uint8 images as float32 in 0..1, `size` at a time; one empty batch for none."""
     for start in range(0, max(1, len(images)), size):
-        # A copy: an image that was just decoded cannot be written, of which from_numpy warns.
+        # A copy: decoded images may be read-only, for which from_numpy warns.
         yield torch.tensor(images[start : start + size]).to(device).float() / 255
 
 
 def build(name: str) -> Task:
     """Build the task `name`, or the one at the dotted path `package.module:build`.
 
-    Names joined by "+" are learned together by one model, see `tools.tasks.multi`.
+    Names joined by "+" build one multi-task model, see `tools.tasks.multi`.
     """
     from tools.plugins import load
 

@@ -1,7 +1,7 @@
-"""What the tasks that label every pixel share: models, augmentation, batches, reports.
+"""Shared parts of the pixel-wise tasks: models, augmentation, prediction.
 
-The model `unet` is our own, `efficientnet_lite0` a U-Net with ImageNet's weights; `model` may also
-be the folder of a transformers model that labels pixels, see `tools.models.transformers_folder`.
+The model `unet` is this package's own, `efficientnet_lite0` a U-Net with ImageNet weights; `model`
+may also be the folder of a pixel-wise transformers model, see `tools.models.transformers_folder`.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from tools.tasks import Minibatch, Model, Task, pixel_batches
 
 Head = Literal["semantic segmentation", "depth estimation"]
 
-# By name; others are folders.
+# Models selected by name; others are folders.
 OWN_MODELS = ("unet", "efficientnet_lite0")
 _PREDICT_BATCH = 64
-# Least output of a depth estimator.
+# Minimum output of a depth estimator.
 LEAST_M = 1e-3
-# Channels that the U-Net normalises together.
+# Channels per group of the U-Net's GroupNorm.
 _GROUP = 8
 
 
 class UNet(Model):
     """A U-Net (Ronneberger et al. 2015) of about half a million parameters, for images of any size.
 
-    GroupNorm, so that batches may be as small as one image.
+    GroupNorm allows batches of a single image.
 
     Args:
-        channels: Of the images.
-        n_outputs: Numbers per pixel.
+        channels: Channels of the images.
+        n_outputs: Number of outputs per pixel.
         widths: Channels at full, half, quarter and eighth resolution, multiples of 8.
     """
 
@@ -68,7 +68,7 @@ class UNet(Model):
         self.narrow = nn.ModuleList(nn.Conv2d(below, width, 1) for below, width in upwards)
         self.up = nn.ModuleList(_convolution(2 * width, width) for _, width in upwards)
         self.head = nn.Conv2d(widths[0], n_outputs, 1)
-        # On CPUs a training is a quarter faster over channels-last images.
+        # On CPUs training is a quarter faster with channels-last images.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -96,13 +96,13 @@ def _convolution(before: int, after: int, stride: int = 1) -> nn.Module:
 
 
 class DenseTask(Task):
-    """Base of tasks whose labels belong to pixels; see `tools.tasks.Task`.
+    """Base class of pixel-wise tasks; see `tools.tasks.Task`.
 
     Attributes:
-        name: Of the task and, for one kind of labels, of that kind.
-        n_outputs: Numbers per pixel that the model returns, and that a label has; None: logits of
-            classes, and one class id; 0: those of several parts.
-        head: Of transformers models that serve as its model.
+        name: Name of the task and, if it has one kind of labels, of that kind.
+        n_outputs: Number of outputs and of label values per pixel; None: class logits, and one
+            class id; 0: determined by several parts.
+        head: Kind of transformers model that the task uses.
     """
 
     name: str
@@ -143,7 +143,7 @@ class DenseTask(Task):
         return DenseTransformer(network, **parts)
 
     def labels(self, samples: Samples) -> torch.Tensor:
-        """Return the labels as in `Samples`; raises DataError when the samples have none."""
+        """Return the labels as in `Samples`; raises DataError if the samples have none."""
         kind = self.needs[0]
         if kind not in samples.labels:
             raise DataError(
@@ -160,9 +160,9 @@ class DenseTask(Task):
     def augment(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
         """Mirror half of the images left to right; change brightness, contrast and noise of all.
 
-        Nothing is mirrored where the batch's directions lack "horizontal". Brightness and contrast
-        change by up to 20%; the noise has a standard deviation of up to 0.02. Labels stay sharp:
-        nothing is rotated, scaled or shifted.
+        Images are mirrored only if the batch's flips contain "horizontal". Brightness and contrast
+        change by up to 20%; the noise has a standard deviation of up to 0.02. There is no rotation,
+        scaling or shift, which would blur labels.
         """
         images, labels = batch.images, batch.labels
 
@@ -180,22 +180,22 @@ class DenseTask(Task):
         return Minibatch((images + noise * uniform(0, 0.02)).clamp(0, 1), labels)
 
     def predict(self, model: Model, images: Images) -> NDArray[Any]:
-        """Return the decoded outputs for uint8 images, (n, ...)."""
+        """Return the decoded predictions for uint8 images, (n, ...)."""
         return np.concatenate([self.decode(part) for part in outputs_of(model, images)])
 
     @abstractmethod
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return labels as in `Samples`, of a model's outputs, (n, n_outputs, h, w)."""
+        """Convert a model's outputs, (n, n_outputs, h, w), to labels as in `Samples`."""
 
 
 class DenseTransformer(TransformersModel):
-    """A model of transformers that labels pixels, see `TransformersModel`.
+    """A pixel-wise transformers model, see `TransformersModel`.
 
-    Outputs are scaled to the size of the images; those of a depth estimator are read as metres.
+    Outputs are scaled to the size of the images; those of a depth estimator are taken as metres.
 
     Args:
         network: The model.
-        head: Its kind.
+        head: Kind of the model.
         **preprocessing: See `TransformersModel`.
     """
 
@@ -216,24 +216,24 @@ class DenseTransformer(TransformersModel):
 
 
 def load_trained(folder: Path, head: Head) -> DenseTransformer:
-    """Load a model with all of its weights, from safetensors; raises WeightsError otherwise."""
+    """Load a model with all of its weights from safetensors; raises WeightsError on failure."""
     network = transformers_folder.load_whole(_auto_class(head), folder, f"a model for {head}")
     return DenseTransformer(network, head, **transformers_folder.preprocessing(folder, network))
 
 
 def mean_over_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Return each image's mean over its known pixels, (n,), 0 where none is known.
+    """Return each image's mean over its known pixels, (n,), 0 if none is known.
 
     Args:
         values: (n, h, w), finite everywhere.
-        known: bool, of the same shape.
+        known: Mask of known pixels, of the same shape.
     """
     return (values * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
 @torch.inference_mode()
 def outputs_of(model: Model, images: Images) -> Iterator[torch.Tensor]:
-    """Yield the outputs for uint8 images batch by batch; one empty batch for no image."""
+    """Yield the outputs for uint8 images in batches; one empty batch if there are none."""
     device = next(model.eval().parameters()).device
     for pixels in pixel_batches(images, _PREDICT_BATCH, device):
         yield model(pixels)

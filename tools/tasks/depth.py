@@ -27,7 +27,7 @@ _INITIAL_M = 10.0
 
 
 class Depth(DenseTask):
-    """Labels and predictions are metres, float32, (n, h, w), NaN where unknown."""
+    """Depth estimation: labels and predictions in metres, float32, (n, h, w), NaN where unknown."""
 
     name = "depth"
     needs = ("depth",)
@@ -51,9 +51,9 @@ class Depth(DenseTask):
     ) -> torch.Tensor:
         """Return the mean of |log predicted - log true| over each image's known pixels, (n,).
 
-        Logarithms, so that errors count relative to the distance (Eigen et al. 2014). Their
-        scale-invariant square ignores a wrong scale and was worse here: delta1 0.63 against 0.66
-        after 250 steps of 16 images, of 200 streets.
+        Logarithms make errors relative to the distance (Eigen et al. 2014). Their scale-invariant
+        squared loss ignores a wrong scale and was worse here: delta1 0.63 against 0.66 after 250
+        steps of 16 images, of 200 streets.
         """
         metres = batch.labels
         known = metres.isfinite() & (metres > 0)
@@ -61,26 +61,26 @@ class Depth(DenseTask):
         return mean_over_known(error, known)
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return metres, float32, (n, h, w), of logarithms, (n, 1, h, w)."""
+        """Convert logarithms, (n, 1, h, w), to metres, float32, (n, h, w)."""
         return outputs[:, 0].float().exp().cpu().numpy()
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return each image's delta1, (n,), NaN where nothing of it is known."""
+        """Return each image's delta1, (n,), NaN if no pixel is known."""
         return depth_scores(depth_sums(samples.labels["depth"], predictions))
 
     def figures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
-        """Return delta1, absolute relative error and RMSE, and each image's delta1."""
+        """Return delta1, absolute relative error and RMSE, and the delta1 of each image."""
         sums = depth_sums(samples.labels["depth"], predictions)
         return depth_metrics(sums), depth_scores(sums)
 
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
-        """Return image, truth and prediction side by side, and delta1 and the relative error.
+        """Return image, truth and prediction side by side, with delta1 and relative error.
 
-        All pictures of a call share one scale.
+        All pictures of a call share one colour scale.
         """
         truth = samples.labels["depth"]
         metres = np.concatenate([truth, predictions], axis=None)

@@ -1,7 +1,7 @@
-"""Several tasks that label pixels, learned by one model with a head for each.
+"""Multi-task learning of pixel labels by one model with a head per task.
 
-The task `multi` is segmentation, depth and normals; `segmentation+depth` names its parts. The
-model is `unet`, or the folder of a transformers model for semantic segmentation.
+The task `multi` is segmentation, depth and normals; names like `segmentation+depth` select parts.
+The model is `unet`, or the folder of a transformers model for semantic segmentation.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tools.tasks.dense import DenseTask
 
 
 class Multi(DenseTask):
-    """Labels and predictions are those of the parts, stacked.
+    """Stacks the labels and predictions of its parts.
 
-    Both are float32, (n, c, h, w), in the order of the parts, where a class id and metres are one
-    channel and a normal is three. An image's score is the mean of its scores in the parts.
+    Both are float32, (n, c, h, w), in the order of the parts; a class id and metres have one
+    channel, a normal has three. The score of an image is the mean of its scores in the parts.
     """
 
     metric = "mean_score"
@@ -41,20 +41,20 @@ class Multi(DenseTask):
     def build_model(
         self, image_shape: tuple[int, int, int], n_classes: int, settings: TrainSettings
     ) -> Model:
-        """Return a model whose outputs are those of the parts' models, stacked."""
+        """Return a model whose outputs are the stacked outputs of the parts' models."""
         n_outputs = sum(part.n_outputs or n_classes for part in self.parts)
         return super().build_model(image_shape, n_outputs, settings)
 
     def labels(self, samples: Samples) -> torch.Tensor:
-        """Return the parts' labels, stacked, NaN or VOID where unknown.
+        """Return the stacked labels of the parts, NaN or VOID where unknown.
 
         Raises:
-            DataError: The samples have none of a kind.
+            DataError: The samples lack a kind of labels.
         """
         return torch.cat([_with_channels(part.labels(samples)) for part in self.parts], dim=1)
 
     def mirror(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return labels mirrored left to right: x of normals changes its sign."""
+        """Return labels mirrored left to right; the x component of normals changes sign."""
         signs = [s for name in self.needs for s in ((-1, 1, 1) if name == "normals" else (1,))]
         factors = torch.tensor(signs, dtype=torch.float32, device=labels.device)
         return labels.flip(-1) * factors.view(-1, 1, 1)
@@ -62,7 +62,7 @@ class Multi(DenseTask):
     def loss(
         self, outputs: torch.Tensor, batch: Minibatch, settings: TrainSettings
     ) -> torch.Tensor:
-        """Return the sum of the parts' losses, (n,), to which unknown labels add nothing."""
+        """Return the sum of the parts' losses, (n,); unknown labels contribute 0."""
         losses = [
             part.loss(predicted, Minibatch(batch.images, true), settings)
             for part, predicted, true in zip(
@@ -72,7 +72,7 @@ class Multi(DenseTask):
         return torch.stack(losses).sum(0)
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return the parts' predictions, stacked, float32, (n, c, h, w), of a model's outputs."""
+        """Return the stacked predictions of the parts, float32, (n, c, h, w)."""
         decoded = [
             _with_channels(torch.from_numpy(part.decode(part_outputs)))
             for part, part_outputs in zip(self.parts, self.split_outputs(outputs), strict=True)
@@ -80,7 +80,7 @@ class Multi(DenseTask):
         return torch.cat(decoded, dim=1).numpy()
 
     def split_outputs(self, outputs: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Return the outputs of each part, (n, its outputs, h, w)."""
+        """Split a model's outputs into those of each part, (n, outputs of the part, h, w)."""
         others = sum(part.n_outputs or 0 for part in self.parts)
         sizes = [part.n_outputs or outputs.shape[1] - others for part in self.parts]
         return torch.split(outputs, sizes, dim=1)
@@ -88,7 +88,7 @@ class Multi(DenseTask):
     def figures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
-        """Return mean_score and the figures of every part, and each image's mean score."""
+        """Return mean_score and the metrics of every part, and the mean score of each image."""
         scores = self.scores(predictions, samples)
         metrics = {"mean_score": mean_score(scores[~np.isnan(scores)])}
         for part, values in self.predictions(predictions):
@@ -98,7 +98,7 @@ class Multi(DenseTask):
     def pictures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Images, list[str]]:
-        """Return the pictures of the parts below one another, and their captions in a row."""
+        """Return the pictures of the parts below one another, and their joined captions."""
         shown = [
             part.pictures(values, samples, class_names)
             for part, values in self.predictions(predictions)
@@ -107,14 +107,14 @@ class Multi(DenseTask):
         return np.concatenate([p for p, _ in shown], axis=2), ["; ".join(c) for c in captions]
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return the mean of each image's known scores, (n,), NaN where none is known."""
+        """Return the mean of each image's known scores, (n,), NaN if none is known."""
         scores = np.array([part.scores(v, samples) for part, v in self.predictions(predictions)])
         known = ~np.isnan(scores)
         total = np.where(known, scores, 0).sum(0)
         return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
     def predictions(self, stacked: NDArray[Any]) -> list[tuple[DenseTask, NDArray[Any]]]:
-        """Return each part with its predictions, in its own form, of those of all parts."""
+        """Split stacked predictions; return each part with its predictions in its own format."""
         values = [x.numpy() for x in self._split(torch.from_numpy(stacked))]
         return [
             (part, v.astype(np.uint8) if part.n_outputs is None else v)
@@ -122,13 +122,13 @@ class Multi(DenseTask):
         ]
 
     def _split(self, stacked: torch.Tensor) -> list[torch.Tensor]:
-        """Return the channels of each part, without a dimension for one alone."""
+        """Return the channels of each part; single channels have no channel dimension."""
         pieces = stacked.split([part.n_outputs or 1 for part in self.parts], dim=1)
         return [piece[:, 0] if piece.shape[1] == 1 else piece for piece in pieces]
 
 
 def build() -> Multi:
-    """Build the task of all kinds of labels."""
+    """Build the task with all kinds of labels."""
     return Multi(KINDS)
 
 

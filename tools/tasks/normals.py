@@ -1,4 +1,4 @@
-"""The task `normals`: the direction of the surface at every pixel.
+"""The task `normals`: the surface normal of every pixel.
 
 The model is `unet`, `efficientnet_lite0` or the folder of a transformers model for semantic
 segmentation, whose head then has three outputs instead of classes.
@@ -24,7 +24,7 @@ from tools.tasks.dense import DenseTask, mean_over_known
 
 
 class Normals(DenseTask):
-    """Labels and predictions are unit vectors, float32, (n, 3, h, w), NaN where unknown."""
+    """Normal estimation: unit vectors, float32, (n, 3, h, w), NaN where unknown."""
 
     name = "normals"
     needs = ("normals",)
@@ -32,7 +32,7 @@ class Normals(DenseTask):
     n_outputs: int | None = 3
 
     def mirror(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return normals mirrored left to right: x changes its sign."""
+        """Return normals mirrored left to right; the x component changes sign."""
         signs = torch.tensor([-1.0, 1, 1], device=labels.device).view(3, 1, 1)
         return labels.flip(-1) * signs
 
@@ -48,17 +48,17 @@ class Normals(DenseTask):
         return mean_over_known(1 - cosine, known)
 
     def decode(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Return vectors of length 1, float32, (n, 3, h, w)."""
+        """Return unit vectors, float32, (n, 3, h, w)."""
         return normalize(outputs.float(), dim=1).cpu().numpy()
 
     def scores(self, predictions: NDArray[Any], samples: Samples) -> NDArray[np.float64]:
-        """Return each image's share within 11.25 degrees, (n,), NaN where nothing is known."""
+        """Return each image's share of pixels within 11.25 degrees, (n,), NaN if none is known."""
         return normals_scores(angle_counts(samples.labels["normals"], predictions))
 
     def figures(
         self, predictions: NDArray[Any], samples: Samples, class_names: Sequence[str]
     ) -> tuple[Mapping[str, Estimate], NDArray[np.float64]]:
-        """Return the share within 11.25 degrees, mean and median angle, and each image's share."""
+        """Return the share within 11.25 degrees, mean and median angle, and the share per image."""
         counts = angle_counts(samples.labels["normals"], predictions)
         return normals_metrics(counts), normals_scores(counts)
 

@@ -1,6 +1,6 @@
-"""Augmentation as strong as RandAugment's (Cubuk et al. 2020), by torch alone.
+"""Strong augmentation in the style of RandAugment (Cubuk et al. 2020), in plain torch.
 
-Each change is drawn anew for each image; none depends on the task.
+All changes are sampled independently for each image.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from tools.tasks import Minibatch
 
-# Largest change of each kind: degrees, share of the size, factor, standard deviation, side.
+# Maximum change of each kind: degrees, share of the size, factor, standard deviation, side.
 ROTATION, SHIFT, SCALE = 15.0, 0.1, 0.15
 BRIGHTNESS, CONTRAST, NOISE = 0.4, 0.4, 0.05
 ERASED = 0.35
 
 
 def augment(batch: Minibatch, generator: torch.Generator, moves: bool) -> Minibatch:
-    """Change brightness, contrast and noise of all images; move, turn, scale and erase parts.
+    """Change brightness, contrast and noise of images; optionally move, turn, scale and erase.
 
     Args:
-        batch: Images with labels, which stay as they are.
-        generator: Of random numbers, on the CPU.
-        moves: Whether images may be moved and erased, too: not where labels belong to pixels.
+        batch: Images with labels, which are not changed.
+        generator: Random generator on the CPU.
+        moves: Whether to also move and erase, which is not valid for pixel labels.
     """
     images = batch.images
     n, _, height, width = images.shape
@@ -47,6 +47,8 @@ def augment(batch: Minibatch, generator: torch.Generator, moves: bool) -> Miniba
     if moves:
         y = torch.linspace(-1, 1, height, device=images.device).view(1, 1, -1, 1)
         x = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1)
-        inside = [(place - uniform(1)).abs() < uniform(ERASED).abs() for place in (y, x)]
+        inside = [
+            (axis_values - uniform(1)).abs() < uniform(ERASED).abs() for axis_values in (y, x)
+        ]
         images = torch.where(inside[0] & inside[1], middle, images)
     return Minibatch(images.clamp(0, 1), batch.labels, batch.weights)

@@ -1,1 +1,1 @@
-"""How a user's own photographs and labels are read, checked and refused."""
+"""Reading and validation of a user's own photographs and labels."""

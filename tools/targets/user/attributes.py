@@ -1,8 +1,8 @@
-"""Attributes of a user's photographs: from columns of a table, from masks, and as measured.
+"""Attributes of a user's photographs: from columns of a table, from masks, and measured.
 
-Each `add_*` function adds to `attributes`, a dictionary for every photograph, and returns the
-values of each new attribute in order. Bounds between values come from the photographs of the
-split generator alone, which `in_generator` selects.
+Each `add_*` function adds to `attributes`, a dictionary per photograph, and returns the values of
+each new attribute in order. Bounds between values are computed from the photographs of the split
+generator alone, which `in_generator` selects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tools.targets.validation import ValidationReport
 
 _NUMBER_LEVELS = ("low", "medium", "high")
 _MAX_VALUES = 20
-# A column of more different numbers than this is read as low, medium and high.
+# Columns with more distinct numbers are discretised as low, medium and high.
 _MAX_NUMBERS = 8
 _MAX_PRESENCES = 4
 _MIN_PRESENCE = 0.1
@@ -33,7 +33,7 @@ def add_columns(
     in_generator: Sequence[bool],
     report: ValidationReport,
 ) -> dict[str, list[str]]:
-    """Add the columns of the owner's table; those that cannot be used are in the report."""
+    """Add the columns of the owner's table; unusable ones are reported."""
     values: dict[str, list[str]] = {}
     classes = [value_of(entry.item.class_name or "") for entry in loaded]
     for column in dict.fromkeys(column for entry in loaded for column in entry.item.attributes):
@@ -63,7 +63,7 @@ def add_columns(
             continue
         else:
             bounds = bounds_of(
-                [n for n, own in zip(numbers, in_generator, strict=True) if own and n is not None]
+                [n for n, used in zip(numbers, in_generator, strict=True) if used and n is not None]
             )
             if bounds is None:
                 report.warn("column-thirds", column)
@@ -71,14 +71,14 @@ def add_columns(
             words = ["" if n is None else level(n, bounds, _NUMBER_LEVELS) for n in numbers]
             different = list(_NUMBER_LEVELS)
         values[key] = [value for value in different if value in words]
-        for of_one, word in zip(attributes, words, strict=True):
+        for photo, word in zip(attributes, words, strict=True):
             if word:
-                of_one[key] = word
+                photo[key] = word
     return values
 
 
 def _numbers(texts: Sequence[str]) -> list[float | None] | None:
-    """Return a column as numbers if it has many different ones, or negative ones."""
+    """Return a column as numbers if it has many distinct or negative numbers, else None."""
     try:
         numbers = [float(text) if text else None for text in texts]
     except ValueError:
@@ -90,7 +90,7 @@ def _numbers(texts: Sequence[str]) -> list[float | None] | None:
 
 
 def _is_numbering(numbers: Sequence[float | None]) -> bool:
-    """Return whether each photograph has a whole number of its own, without a gap."""
+    """Return whether numbers are consecutive integers, one per photograph."""
     known = sorted(n for n in numbers if n is not None)
     return len(known) == len(numbers) and known == [known[0] + i for i in range(len(known))]
 
@@ -102,13 +102,13 @@ def add_presences(
     taken: Mapping[str, object],
     in_generator: Sequence[bool],
 ) -> dict[str, list[str]]:
-    """Add the amount of those few classes of pixels whose presence divides photographs best.
+    """Add the amounts of a few pixel classes whose presence divides the photographs best.
 
     Args:
         arrays: "segmentation", (n, h, w), if there are masks.
-        pixel_names: Names of the classes.
+        pixel_names: Names of the pixel classes.
         attributes: See the module.
-        taken: Names of other attributes.
+        taken: Existing attributes.
         in_generator: See the module.
     """
     if "segmentation" not in arrays:
@@ -127,8 +127,8 @@ def add_presences(
     values = {}
     for _, key, words in sorted(rated)[:_MAX_PRESENCES]:
         values[key] = [value for value in _PRESENCE if value in words]
-        for of_one, word in zip(attributes, words, strict=True):
-            of_one[key] = word
+        for photo, word in zip(attributes, words, strict=True):
+            photo[key] = word
     return values
 
 
@@ -138,12 +138,12 @@ def add_measured(
     values: dict[str, list[str]],
     in_generator: Sequence[bool],
 ) -> dict[str, Bounds]:
-    """Add brightness, contrast and colour where the owner has no such attribute.
+    """Add brightness, contrast and colour, unless the owner has such an attribute.
 
     Args:
         images: (n, 1 or 3, h, w).
         attributes: See the module.
-        values: Those of each attribute; the measured ones are added.
+        values: Values by attribute; the measured attributes are added.
         in_generator: See the module.
 
     Returns:
@@ -152,10 +152,10 @@ def add_measured(
     figures = [measure_figures(image) for image in images]
     bounds = {}
     for name in figures[0]:
-        limits = bounds_of([f[name] for f, own in zip(figures, in_generator, strict=True) if own])
+        limits = bounds_of([f[name] for f, used in zip(figures, in_generator, strict=True) if used])
         if limits and name not in values:
             bounds[name] = limits
             values[name] = list(LEVELS[name])
-            for of_one, figure in zip(attributes, figures, strict=True):
-                of_one[name] = level(figure[name], limits, LEVELS[name])
+            for photo, figure in zip(attributes, figures, strict=True):
+                photo[name] = level(figure[name], limits, LEVELS[name])
     return bounds

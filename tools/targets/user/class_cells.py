@@ -1,4 +1,4 @@
-"""Classes of photographs that are given as text: in a column of a table, or of a data set."""
+"""Classes of photographs given as text, in a column of a table or data set."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from prompts.user_vocabulary import first_alike, is_blank, plain, value_of
 from tools.targets.validation import ValidationReport
 
 _LIST = re.compile(r"\[.*\]|\(.*\)|\{.*\}")
-# Between several classes; the first two are seldom part of a name.
+# Separators of several classes; the first two are rarely part of a name.
 _SEPARATORS = (";", "|", ",", "/", "&", "+")
 _N_SURE = 2
 
 
 class ClassCells:
-    """Classes in cells: those that differ in case, blanks or quotes alone are one."""
+    """Collection of class cells, which are equal up to case, blanks and quotes."""
 
     def __init__(self) -> None:
         self._cells: set[str] = set()
         self._names: dict[str, str] = {}
 
     def read(self, cell: str) -> str:
-        """Return the class that a cell names, as `plain` does; "" where it is unknown."""
+        """Return the class of a cell, formatted by `plain`; "" if unknown."""
         if is_blank(cell):
             return ""
         self._cells.add(cell.strip())
         return self._names.setdefault(value_of(cell), plain(cell))
 
     def check(self, report: ValidationReport) -> None:
-        """Add errors for cells of several classes, and for those that would become one class."""
+        """Add errors for cells with several classes, and for classes that would be merged."""
         cells = sorted(self._cells)
         if several := [cell for cell in cells if _is_list(cell, self._cells)]:
             report.error("classes-in-cell", *several)
@@ -38,7 +38,7 @@ class ClassCells:
 
 
 def _is_list(cell: str, others: set[str]) -> bool:
-    """Return whether a cell names several classes: in brackets, or those that others name."""
+    """Return whether a cell lists several classes: in brackets, or classes of other cells."""
     for place, separator in enumerate(_SEPARATORS):
         parts = _parts(cell, separator)
         if len(parts) < 2:
@@ -53,5 +53,5 @@ def _is_list(cell: str, others: set[str]) -> bool:
 
 
 def _parts(cell: str, separator: str) -> set[str]:
-    """Return the words between separators, without brackets and quotes."""
+    """Split a cell at separators; strip brackets and quotes."""
     return {part.strip(" \"'[](){}") for part in cell.split(separator)} - {""}

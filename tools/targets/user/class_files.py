@@ -1,4 +1,4 @@
-"""Files that name the classes of masks, by their ids or by their colours, as classes.txt."""
+"""Files with the class names of masks by id or colour, such as classes.txt."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=]\s*|\.?\s+)(.*\w.*)")
 
 
 def read_class_file(root: Path) -> dict[int, str] | None:
-    """Return the names of classes by id or by colour from the file that `root` has, or None.
+    """Return class names by id or colour from the first such file in `root`, or None.
 
     Raises:
-        DataError: The file cannot be read; names the file and the forms that it may have.
+        DataError: The file cannot be read; the message lists the valid formats.
     """
     for name in (*COLOUR_FILES, *CLASS_FILES):
         path = root / name
@@ -52,20 +52,20 @@ def _parse(path: Path) -> Any:
     content = path.read_text("utf-8-sig")
     if path.name in COLOUR_FILES:
         return _colour_names(content)
-    if path.name == _ADE_FILE:  # columns Idx and Name, of several names the first
+    if path.name == _ADE_FILE:  # columns Idx and Name, of which the first name is used
         rows = [line.split("\t") for line in content.splitlines()[1:] if line.strip()]
         return {0: "void"} | {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
     if path.suffix == ".txt":
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         numbered = [_NUMBERED.fullmatch(line) for line in lines]
         by_id = {int(match[1]): match[2] for match in numbered if match}
-        # A number before every name is its id, as in 0 sky.
+        # If every name follows a number, the number is its id, as in 0 sky.
         return by_id if len(by_id) == len(lines) else lines
     return json.loads(content) if path.suffix == ".json" else parse_yaml(content, as_text=True)
 
 
 def _colour_names(content: str) -> dict[int, str]:
-    """Return names by colour; anything else on a line, as in files of CVAT, is ignored."""
+    """Return names by colour; other content of a line, as in CVAT files, is ignored."""
     names: dict[int, str] = {}
     lines = [line for line in content.splitlines() if line.strip() and not line.startswith("#")]
     columns = _colour_columns(lines[0]) if lines else None
@@ -78,7 +78,7 @@ def _colour_names(content: str) -> dict[int, str]:
 
 
 def _colour_columns(header: str) -> tuple[str, list[int]] | None:
-    """Return the separator of a header and the places of name, red, green, blue, None without."""
+    """Return the separator of a header and the columns of name, red, green, blue, or None."""
     for separator in ",;\t":
         cells = [cell.strip(' "').lower() for cell in header.split(separator)]
         places = [
@@ -93,8 +93,8 @@ def _colour_columns(header: str) -> tuple[str, list[int]] | None:
 def _split_colour(line: str, columns: tuple[str, list[int]] | None) -> tuple[str, list[int]] | None:
     """Return the name and the colour of a line, None without a colour.
 
-    Without a header a name may end in digits: of cells, the first three numbers in a row are the
-    colour. A number before the name is its id.
+    Without a header, the first three consecutive numbers are the colour, as a name may end in
+    digits. A number before the name is its id.
     """
     if columns:
         cells = [cell.strip(_AROUND) for cell in line.split(columns[0])]
@@ -119,12 +119,12 @@ def _split_colour(line: str, columns: tuple[str, list[int]] | None) -> tuple[str
 
 
 def names_by_id(values: Any) -> dict[int, str]:
-    """Read [name, ...], {id: name}, {name: id} or {"names": any of these} as names by id.
+    """Convert [name, ...], {id: name}, {name: id} or {"names": any of these} to names by id.
 
-    Several ids may be void and, in a mapping, have one name, which makes them one class.
+    Several ids may be void or, in a mapping, share a name, which makes them one class.
 
     Raises:
-        ValueError: Says which names cannot be used.
+        ValueError: A name cannot be used.
     """
     if isinstance(values, dict) and "names" in values:
         values = values["names"]
@@ -155,5 +155,5 @@ def _is_number(value: object) -> bool:
 
 
 def is_void(name: str) -> bool:
-    """Return whether a class is named as one whose pixels do not count."""
+    """Return whether a class name denotes pixels to ignore."""
     return plain(name).lower() in _VOID_NAMES

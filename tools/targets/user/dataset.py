@@ -1,4 +1,4 @@
-"""A target over a user's own photographs, wherever they come from: read once, checked, cached."""
+"""A target of a user's own photographs from any source: read once, checked, cached."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _CACHE_VERSION = 6
 _MIN_IMAGES = 20
 _MIN_OF_CLASS = 3
 _FEW_OF_CLASS = 5
-# Does without the smallest classes: what judges images abstains from these anyway.
+# Split that may lack the smallest classes, whose images the audit does not verify anyway.
 _SPARE = "audit"
-# Metres beyond which photographs seldom reach.
+# Depth in metres that photographs rarely exceed.
 _FARTHEST_M = 1000
 
 
@@ -56,7 +56,7 @@ class UserDataset(Target):
         self._meta = meta
 
     def split(self, name: str) -> Samples:
-        """Return one of the disjoint splits; ids are the names of the files."""
+        """Return one of the disjoint splits; ids are file names."""
         check_split(name)
         rows = [i for i, split in enumerate(self._meta["splits"]) if split == name]
         kinds = [kind for kind in self._arrays if kind not in ("images", "classes")]
@@ -70,12 +70,12 @@ class UserDataset(Target):
         )
 
     def measure(self, image: NDArray[np.uint8], attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return brightness, contrast and colour, as far as the data's attributes have them."""
+        """Return brightness, contrast and colour, if they are attributes of the data."""
         return measure_levels(image, self._meta["bounds"])
 
 
 def default_name(path: Path) -> str:
-    """Return a name for the data at a path: the last part of it and a digest of all."""
+    """Return a name for the data at a path: its last part and a digest of the whole path."""
     where = hashlib.sha256(str(path.expanduser().resolve()).encode()).hexdigest()
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem).strip("-")
     return f"{stem[:40] or 'data'}-{where[:6]}"
@@ -84,7 +84,7 @@ def default_name(path: Path) -> str:
 def cached(
     name: str, key: Sequence[Any], cache_dir: Path, read: Callable[[], UserDataset], data: str
 ) -> UserDataset:
-    """Return the target in the cache under `key` (plain JSON), or read it and keep it there."""
+    """Return the target cached under `key` (JSON values), or read and cache it."""
     path = cache_dir / f"{name}-{digest([_CACHE_VERSION, *key])}.npz"
     if not path.exists():
         dataset = read()
@@ -108,19 +108,19 @@ def read_dataset(
     cache_dir: Path,
     report: ValidationReport,
 ) -> UserDataset:
-    """Read all photographs, assign them to splits and find the words for them.
+    """Read all photographs, assign them to splits and build their vocabulary.
 
     Args:
-        name: Of the target.
-        data: How messages call the data.
-        items: The photographs with what is known of them.
-        options: How they are read.
-        names: Of the classes in masks.
-        cache_dir: What was left out is written there, with all names.
-        report: The problems so far; warnings become part of the target's notice.
+        name: Name of the target.
+        data: Name of the data in messages.
+        items: Photographs with their metadata.
+        options: Options of reading.
+        names: Names of the classes in masks.
+        cache_dir: Folder for the full list of warnings.
+        report: Problems so far; warnings are added to the target's notice.
 
     Raises:
-        DataError: Names and counts every error.
+        DataError: The data have errors; the message lists and counts all of them.
     """
     task = options.task or loading.task_of(items)
     classified = task == "classification"
@@ -146,11 +146,11 @@ def read_dataset(
     arrays["classes"] = np.array([class_names.index(c) for c in classes], np.int64)
     attributes, values, bounds = _attributes(loaded, arrays, pixel_names, splits, report)
     if classified:
-        for of_one, class_name in zip(attributes, classes, strict=True):
-            of_one["class"] = value_of(class_name)
+        for photo_attributes, class_name in zip(attributes, classes, strict=True):
+            photo_attributes["class"] = value_of(class_name)
     try:
         vocabulary = user_vocabulary(name, class_names if classified else (), values)
-    except ValueError as error:  # of words that read alike
+    except ValueError as error:  # two words are indistinguishable
         raise refusal("words-alike", error=error) from error
     notes = cache_dir / f"{name}-notes.txt"
     if report.warnings:
@@ -178,7 +178,7 @@ def _assigned(
     classified: bool,
     report: ValidationReport,
 ) -> tuple[list[Loaded], list[str]]:
-    """Return the photographs that a split takes, and their splits, see `assign_splits`."""
+    """Return the photographs that are assigned to a split, and their splits."""
     splits = assign_splits(
         _strata(loaded, index_of),
         [entry.item.split for entry in loaded],
@@ -199,7 +199,7 @@ def _attributes(
     splits: Sequence[str],
     report: ValidationReport,
 ) -> tuple[list[dict[str, str]], dict[str, list[str]], dict[str, Bounds]]:
-    """Return the attributes of each photograph, their values, and bounds of the measured ones."""
+    """Return the attributes of each photograph, all their values, and bounds of measured ones."""
     in_generator = [split == "generator" for split in splits]
     attributes: list[dict[str, str]] = [{} for _ in loaded]
     values = add_columns(loaded, attributes, in_generator, report)
@@ -209,7 +209,7 @@ def _attributes(
 
 
 def _groups(loaded: Sequence[Loaded]) -> list[str]:
-    """Return the group of each photograph, its own name where it has none; empty without any."""
+    """Return the group of each photograph, by default its name; [] if there are no groups."""
     if not any(entry.item.group for entry in loaded):
         return []
     return [
@@ -223,7 +223,7 @@ def _with_known_pixels(
 ) -> list[Loaded]:
     """Leave out photographs whose labels, at the working size, have no known pixel of the task.
 
-    A split of such photographs alone, as the test split of Cityscapes, could not be measured.
+    A split of only such photographs, such as the test split of Cityscapes, cannot be evaluated.
     """
     kept = []
     for entry in loaded:
@@ -240,7 +240,7 @@ def _known(kind: str, labels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.bo
 
 
 def _without_contradictions(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
-    """Leave out photographs with copies in several classes; warn of other exact copies."""
+    """Leave out photographs with copies in several classes; warn about other exact copies."""
     copies: dict[str, list[Loaded]] = defaultdict(list)
     for entry in loaded:
         copies[entry.marks[0]].append(entry)
@@ -257,13 +257,13 @@ def _without_contradictions(loaded: Sequence[Loaded], report: ValidationReport) 
 def _check_counts(
     loaded: Sequence[Loaded], classes: Collection[str], classified: bool, report: ValidationReport
 ) -> None:
-    """Add errors for too few photographs, of a class or in all, and for too few classes.
+    """Add errors for too few photographs, in total or of a class, and for too few classes.
 
     Args:
-        loaded: The photographs that can be used.
-        classes: Those of all pictures, of which perhaps none could be read.
+        loaded: Usable photographs.
+        classes: Classes of all pictures, including unreadable ones.
         classified: Whether the task is classification.
-        report: Takes the errors.
+        report: Collects the errors.
     """
     if len(loaded) < _MIN_IMAGES:
         report.error("few-images", n=len(loaded), minimum=_MIN_IMAGES)
@@ -284,7 +284,7 @@ def _check_counts(
 
 
 def _warn_rare(classes: Sequence[str], splits: Sequence[str], report: ValidationReport) -> None:
-    """Warn of classes with too few photographs to measure a model on them."""
+    """Warn about classes with too few photographs to evaluate a model on."""
     counts = Counter(zip(splits, classes, strict=True))
     for name in sorted(set(classes)):
         feedback, test = counts["feedback", name], counts["test", name]
@@ -300,13 +300,13 @@ def _warn_depth(
     options: ReadOptions,
     report: ValidationReport,
 ) -> None:
-    """Report the range of depth, so that a wrong unit is seen."""
+    """Report the range of depth, which reveals a wrong unit."""
     if "depth" not in arrays:
         return
     near, far = np.nanpercentile(arrays["depth"], (5, 95))
     unit = ""
     sources = [entry.item.labels.get("depth") for entry in loaded]
-    # One file of each format is enough.
+    # One file per format suffices.
     files = {source.suffix.lower(): source for source in sources if isinstance(source, Path)}
     in_metres = bool(files) and all(stores_metres(file) for file in files.values())
     if in_metres and far > _FARTHEST_M:
@@ -322,7 +322,7 @@ def _warn_missing(
     splits: Sequence[str],
     report: ValidationReport,
 ) -> None:
-    """Warn of labels of one value, and of those that a split does not have, and cannot measure."""
+    """Warn about constant labels, and about labels that a split lacks and cannot evaluate."""
     for kind in arrays.keys() & {"depth", "normals"}:
         ends = (f(arrays[kind], axis=(0, -2, -1)) for f in (np.nanmin, np.nanmax))
         if np.array_equal(*ends):
@@ -340,7 +340,7 @@ def _warn_missing(
 
 
 def _strata(loaded: Sequence[Loaded], index_of: Mapping[int, int]) -> list[str]:
-    """Return what every split gets its share of: the class, or the rarest class of pixels."""
+    """Return the stratum of each photograph: its class, or its rarest pixel class."""
     n_images = Counter(number for entry in loaded for number in entry.ids if number in index_of)
 
     def rarest(entry: Loaded) -> int:
@@ -352,7 +352,7 @@ def _strata(loaded: Sequence[Loaded], index_of: Mapping[int, int]) -> list[str]:
 def _arrays(
     loaded: Sequence[Loaded], size: tuple[int, int], index_of: Mapping[int, int]
 ) -> dict[str, NDArray[Any]]:
-    """Stack images, in colour if one of them is, and labels, unknown where there are none."""
+    """Stack images, in colour if any image is, and labels, filled with unknown where missing."""
     width, height = size
     channels = max(len(entry.image) for entry in loaded)
     arrays: dict[str, NDArray[Any]] = {

@@ -1,7 +1,7 @@
-"""Photographs of 16 bits per colour, of which Pillow keeps the high bytes alone.
+"""Photographs with 16 bits per channel, of which Pillow only keeps the high bytes.
 
-The low bytes are decoded by a second reading, in which the file is said to be in the other byte
-order.
+The low bytes are decoded by a second reading, in which the file is declared to have the opposite
+byte order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from tools.data.fitted import fit_picture
 
 LOW_BYTES = "low_bytes"
-# Raw modes of Pillow with the byte order that makes them give the low bytes.
+# Byte orders of Pillow's raw modes, with the opposite order that yields the low bytes.
 _OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP = tuple(f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in _OTHER)
 _GRAY_ALPHA = "LA;16B"
@@ -25,20 +25,20 @@ _BYTE = 255
 
 
 def keep_low_bytes(picture: Image.Image, data: bytes) -> None:
-    """Keep the low bytes in the info of a picture that was opened and not loaded.
+    """Store the low bytes in the info of a picture that was opened but not loaded.
 
     Args:
-        picture: Of a file; one of 8 bits is left as it is.
-        data: The content of its file.
+        picture: Picture of a file; 8-bit pictures are not changed.
+        data: Content of the file.
 
     Raises:
-        ValueError: 16 bits in a form that Pillow does not read right.
+        ValueError: Pillow does not read this form of 16 bits correctly.
     """
     if not isinstance(picture, ImageFile.ImageFile) or len(picture.tile) == 0:
         return
     raw_mode = _raw_mode(picture)
     if picture.format == "PPM" and raw_mode == "RGB" and _highest(picture) > _BYTE:
-        # Pillow scales by the highest value that is possible, not by the one that is there.
+        # Pillow would scale by the maximum in the header, not by the maximum of the data.
         raw_mode = "RGB;16B"
         picture.tile = [picture.tile[0]._replace(codec_name="raw", args=(raw_mode, 0, 1))]
     is_deep = 16 in getattr(picture, "tag_v2", {}).get(258, ())
@@ -47,7 +47,7 @@ def keep_low_bytes(picture: Image.Image, data: bytes) -> None:
     if raw_mode in _DEEP or raw_mode == _GRAY_ALPHA:
         with Image.open(io.BytesIO(data), formats=[str(picture.format)]) as low:
             assert isinstance(low, ImageFile.ImageFile)
-            # Of gray with alpha the four bytes are read as four bands.
+            # The four bytes of gray with alpha are read as four bands.
             other = "RGBA" if raw_mode == _GRAY_ALPHA else raw_mode[:-1] + _OTHER[raw_mode[-1]]
             low.tile = [tile._replace(args=_with_mode(tile.args, other)) for tile in picture.tile]
             low.load()
@@ -58,7 +58,7 @@ def keep_low_bytes(picture: Image.Image, data: bytes) -> None:
 
 
 def _highest(picture: ImageFile.ImageFile) -> int:
-    """Return the highest value that a PPM file may have."""
+    """Return the maximum value declared by a PPM file."""
     args = picture.tile[0].args
     return int(args[-1]) if isinstance(args, tuple) else 0
 
@@ -73,7 +73,7 @@ def _raw_mode(picture: ImageFile.ImageFile) -> str:
 
 
 def from_values(values: NDArray[np.uint16]) -> Image.Image:
-    """Return colours of 16 bits, (height, width, 3), as a picture with low bytes."""
+    """Convert 16-bit colours, (height, width, 3), to a picture with low bytes."""
     picture = Image.fromarray((values >> 8).astype(np.uint8))
     picture.info[LOW_BYTES] = Image.fromarray((values & _BYTE).astype(np.uint8))
     return picture
@@ -82,15 +82,15 @@ def from_values(values: NDArray[np.uint16]) -> Image.Image:
 def fit_bands(
     picture: Image.Image, size: tuple[int, int], coloured: float
 ) -> tuple[NDArray[np.float32], int]:
-    """Return the values of a picture with low bytes at a size, and the highest one.
+    """Scale a picture with low bytes; return its values and their maximum.
 
     Args:
-        picture: In colour, or gray.
+        picture: Picture in colour or gray.
         size: (width, height).
-        coloured: The mean difference of its channels, 0..255, above which it is coloured.
+        coloured: Mean difference of channels, 0..255, above which a picture is in colour.
 
     Returns:
-        (1 or 3, height, width), 0..65535, and the highest value of the whole picture.
+        (1 or 3, height, width), 0..65535, and the maximum of the whole picture.
     """
     low: Image.Image = picture.info[LOW_BYTES]
     bands = np.stack(

@@ -1,6 +1,6 @@
-"""Labels of pixels in files: masks, depth maps and normal maps as arrays.
+"""Reading of pixel labels from files: masks, depth maps and normal maps.
 
-As of `pictures`, a file that cannot be used raises UnreadableImageError.
+As in `pictures`, unusable files raise UnreadableImageError.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tools.data.shards import decode_normals
 from tools.targets.user import deep, pictures
 from tools.targets.user.pictures import MAX_PIXELS, Content, Source, UnreadableImageError
 
-# What messages call labels of pixels, and the usual names of their folders.
+# Names of pixel labels in messages, and default names of their folders.
 LABEL_NAMES = {"segmentation": "masks", "depth": "depth", "normals": "normals"}
-# What messages call their files, and what is read.
+# Names of their files in messages, and supported formats.
 LABEL_FORMATS = {
     "segmentation": ("masks", "PNG with ids of 8 or 16 bits, or .npy"),
     "depth": ("depth files", "16-bit PNG (metres times 256), or .npy in metres"),
     "normals": ("normals files", "8-bit RGB, 127 n + 128"),
 }
-# Ids of masks from here on are colours: COLOUR + 0xRRGGBB.
+# Mask ids from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 
 
@@ -35,12 +35,12 @@ def read_mask(
     """Return the class ids of a mask.
 
     Args:
-        source: Of 8 or 16 bits, gray or with a palette; or in colour (three channels).
-        by_colour: Whether masks of one channel are read by colour too.
-        max_pixels: Of a mask with more, UnreadableImageError is raised.
+        source: Mask of 8 or 16 bits, gray or with a palette; or in colour (three channels).
+        by_colour: Whether single-channel masks are also read by colour.
+        max_pixels: Maximum number of pixels.
 
     Returns:
-        Ids, (height, width); of masks in colour COLOUR + 0xRRGGBB.
+        Ids, (height, width); COLOUR + 0xRRGGBB for masks in colour.
     """
     source = _array_or_picture(pictures.fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
@@ -76,14 +76,14 @@ def read_mask(
 
 
 def _lossy_format(picture: Image.Image) -> str:
-    """Return the format of a picture, whatever its file is called, if it keeps no exact values."""
+    """Return the format of a picture, regardless of its file name, if it is lossy, else ""."""
     if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression")):
         return "JPEG"
     return "lossy WEBP" if picture.info.get("is_lossy") else ""
 
 
 def mask_palette(source: Source, ids: Collection[int]) -> dict[int, int]:
-    """Return the colours 0xRRGGBB of the ids in a mask, {} where these are no palette's."""
+    """Return the palette colours 0xRRGGBB of the ids in a mask, {} without a colour palette."""
     source = pictures.fetch(source)
     if isinstance(source, np.ndarray) or (isinstance(source, Path) and source.suffix == ".npy"):
         return {}
@@ -97,14 +97,14 @@ def mask_palette(source: Source, ids: Collection[int]) -> dict[int, int]:
 
 
 def read_ids(source: Source) -> NDArray[np.int32]:
-    """Return the class ids of a mask, (height, width), of three channels where all are gray."""
+    """Return the class ids of a mask, (height, width), which may have three gray channels."""
     values = read_mask(source)
     is_gray = all(gray_level(int(i)) is not None for i in np.unique(values))
     return values & 0xFF if is_gray and values.max() >= COLOUR else values
 
 
 def gray_level(number: int) -> int | None:
-    """Return an id of a mask; of one that is a colour its gray level, None if it is not gray."""
+    """Return a mask id, or the gray level of an id that is a colour, None if it is not gray."""
     if number < COLOUR:
         return number
     red, green, blue = (number - COLOUR).to_bytes(3)
@@ -112,19 +112,19 @@ def gray_level(number: int) -> int | None:
 
 
 def colour_text(number: int) -> str:
-    """Return an id that is a colour, or a gray level, as "RED,GREEN,BLUE"."""
+    """Format an id that is a colour, or a gray level, as "RED,GREEN,BLUE"."""
     if number < COLOUR:
         return ",".join([str(number)] * 3)
     return ",".join(str(byte) for byte in (number - COLOUR).to_bytes(3))
 
 
 def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return depth in metres, (height, width), NaN where it is unknown: not finite, or not > 0.
+    """Return depth in metres, (height, width), NaN where it is not finite or not positive.
 
     Args:
-        source: Arrays and float TIFF files hold metres.
-        scale: The values of 16-bit files are divided by it.
-        max_pixels: Of a file with more, UnreadableImageError is raised.
+        source: Depth file; arrays and float TIFF files contain metres.
+        scale: Divisor of the values in 16-bit files.
+        max_pixels: Maximum number of pixels.
     """
     source = _array_or_picture(pictures.fetch(source), max_pixels)
     if isinstance(source, np.ndarray):
@@ -149,7 +149,7 @@ def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> ND
 
 
 def stores_metres(path: Path) -> bool:
-    """Return whether a depth file holds metres, not values of 16 bits."""
+    """Return whether a depth file contains metres instead of 16-bit values."""
     if path.suffix.lower() == ".npy":
         return True
     with pictures.undecoded(path) as picture:
@@ -157,7 +157,7 @@ def stores_metres(path: Path) -> bool:
 
 
 def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return unit normals, (3, height, width), of RGB = 127 n + 128; NaN where it is black."""
+    """Decode RGB = 127 n + 128 to unit normals, (3, height, width); NaN for black pixels."""
     picture = pictures.open_picture(source, max_pixels)
     if picture.mode != "RGB":
         raise UnreadableImageError(
@@ -169,10 +169,10 @@ def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.flo
 
 
 def fit_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Crop and scale labels as `fit_picture` does, by the nearest pixel.
+    """Crop and scale labels like `fit_picture`, with nearest-neighbour interpolation.
 
     Args:
-        values: (..., h, w).
+        values: Labels, (..., h, w).
         size: (width, height).
     """
     height, width = values.shape[-2:]
@@ -187,13 +187,13 @@ def fit_labels(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _array_or_picture(source: Content, max_pixels: int) -> Content:
-    """Return the array in a .npy file, anything else as it is."""
+    """Return the array in a .npy file, and other content unchanged."""
     if not isinstance(source, Path) or source.suffix.lower() != ".npy":
         return source
     try:
-        # Mapped first: a header can declare any shape, which would be allocated.
+        # Memory-mapped first: a header can declare any shape, which would be allocated.
         mapped = np.load(source, mmap_mode="r", allow_pickle=False)
-        # A single channel counts for nothing.
+        # A single channel is ignored.
         pictures.check_pixels(tuple(length for length in mapped.shape if length != 1), max_pixels)
         return np.array(mapped)
     except (OSError, ValueError, EOFError, OverflowError, AttributeError):

@@ -1,4 +1,4 @@
-"""Photographs of a user with what is known of them, and the same loaded at one size."""
+"""A user's photographs with their metadata, and loading them at one size."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DEPTH_SCALE = 256
 _CLASS_SIZE = (64, 64)
 _LONGEST_SIDE = 96
 _MULTIPLE = 8
-# Bits per pixel of cameras and scanners that save 16.
+# Minimum visible fraction after cropping, and minimum side in pixels, without a warning.
 _MIN_VISIBLE = 0.5
 _MIN_PIXELS = 8
 _ORIENTATION = 0x0112
 
 
 def _read_size(size: object) -> object:
-    """Return (width, height) of a number of pixels, "WIDTHxHEIGHT", or a pair."""
+    """Parse a number of pixels, "WIDTHxHEIGHT", or a pair, to (width, height)."""
     if size is None:
         return None
     parts = size.lower().split("x") if isinstance(size, str) else size
@@ -64,20 +64,20 @@ def _as_tuple(value: object) -> object:
 
 
 class ReadOptions(BaseModel):
-    """`target.options` of a user's own data, which determine how they are read.
+    """`target.options` of a user's own data, which control reading.
 
     Attributes:
-        task: None for what the labels allow.
-        size: (width, height) in pixels; None for 64x64 with classes of images, and for 96 on the
-            longer side with labels of pixels.
+        task: Task; None: derived from the labels.
+        size: (width, height) in pixels; None: 64x64 for image classes, and 96 on the longer side
+            for pixel labels.
         void: Ids of pixels of unknown class.
-        depth_scale: The values of 16-bit depth files are divided by it; 1000 for millimetres.
-        flips: "none", "horizontal", "vertical" or "both": where a mirrored image is as plausible as
-            the image and of the same class. Generator, DSTM and audit learn from mirrored images
-            accordingly, and predictions are means over these views.
-        seed: Of the assignment to splits.
-        max_pixels: Photographs with more pixels are left out before they are decoded; of labels
-            with more it is an error.
+        depth_scale: Divisor of the values in 16-bit depth files; 1000 for millimetres.
+        flips: "none", "horizontal", "vertical" or "both": directions in which a mirrored image is
+            as plausible as the image and of the same class. Generator, DSTM and audit are trained
+            on mirrored images, and predictions are averaged over these views.
+        seed: Seed of the assignment to splits.
+        max_pixels: Photographs with more pixels are left out without decoding; labels with more are
+            an error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -94,11 +94,11 @@ class ReadOptions(BaseModel):
 
     @classmethod
     def parse(cls, target: str, options: Mapping[str, object]) -> Self:
-        """Return the options of a target, checked.
+        """Validate the options of a target.
 
         Raises:
             SettingsError: The target has no such option.
-            DataError: A value that cannot be used; names the option.
+            DataError: The value of an option is invalid.
         """
         try:
             return cls.model_validate(options)
@@ -114,16 +114,16 @@ class ReadOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """One photograph with what its owner states about it.
+    """A photograph with its owner's information about it.
 
     Attributes:
-        name: Unique in the data.
-        picture: Its file or content.
-        class_name: As `plain` returns it; None without one.
-        split: A value of `splits.SPLIT_NAMES`; None where it is to be assigned.
-        group: Equal for near-copies.
+        name: Unique name in the data.
+        picture: File or content.
+        class_name: Class, formatted by `plain`; None without one.
+        split: A value of `splits.SPLIT_NAMES`; None: to be assigned.
+        group: Group name, shared by near-copies; None without one.
         attributes: Cells of the owner's table by column.
-        labels: Labels of pixels by kind.
+        labels: Pixel labels by kind.
     """
 
     name: str
@@ -140,15 +140,17 @@ class Loaded:
     """A photograph at its working size.
 
     Attributes:
-        item: What its owner states about it.
-        image: (1 or 3, height, width); of 16 bits floats, until all are scaled to 8 bits.
-        labels: (height, width), normals (3, height, width); masks hold ids or colours of files.
-        ids: Those of the uncropped mask.
-        solid: Those of them that some pixel has with all four neighbours.
-        palette: Colours 0xRRGGBB of these ids, of a mask with a palette.
-        marks: A digest of its pixels and the owner's group; equal marks stay in one split.
-        picture_size: (width, height) in pixels of its file.
-        peak: The highest value of one of 16 bits, whose image is not scaled to 8 bits yet.
+        item: The owner's information about it.
+        image: (1 or 3, height, width); floats for 16 bits, until all images are scaled to 8 bits.
+        labels: (height, width), or (3, height, width) for normals; masks contain ids or colours of
+            files.
+        ids: Ids in the uncropped mask.
+        solid: Ids of regions in which some pixel has four equal neighbours.
+        palette: Colours 0xRRGGBB by id, for a mask with a palette.
+        marks: Digest of the pixels, and the owner's group; photographs with equal marks stay in one
+            split.
+        picture_size: (width, height) of its file in pixels.
+        peak: Maximum of a 16-bit image, which is not yet scaled to 8 bits; 0 otherwise.
     """
 
     item: Item
@@ -163,7 +165,7 @@ class Loaded:
 
 
 def task_of(items: Sequence[Item]) -> str:
-    """Return the task that the labels allow: the first kind of labels of pixels, if any."""
+    """Return the task of the first kind of pixel labels, or classification."""
     kinds = {kind for item in items for kind in item.labels}
     return next((kind for kind in LABEL_NAMES if kind in kinds), "classification")
 
@@ -171,7 +173,7 @@ def task_of(items: Sequence[Item]) -> str:
 def select_readable(
     items: Sequence[Item], task: str, options: ReadOptions, report: ValidationReport
 ) -> tuple[list[Item], Size]:
-    """Return the items that have a label and are pictures, and the size to work at."""
+    """Return the items with labels and readable pictures, and the working size."""
     sizes = []
     kept = []
     for item in items:
@@ -200,14 +202,14 @@ def load_items(
     """Load photographs and their labels at one size.
 
     Args:
-        items: Those of `select_readable`.
+        items: Items returned by `select_readable`.
         size: (width, height) in pixels.
-        options: See there.
-        by_colour: Whether the classes of masks are given by colour.
-        report: Takes what is wrong with the files.
+        options: Options of reading.
+        by_colour: Whether mask classes are given by colour.
+        report: Collects problems of the files.
 
     Returns:
-        The items that could be read, in order.
+        The readable items, in order.
     """
     kinds = sorted({kind for item in items for kind in item.labels})
     load = partial(_load, size=size, options=options, by_colour=by_colour, kinds=kinds)
@@ -230,7 +232,7 @@ def load_items(
 def _load(
     item: Item, size: Size, options: ReadOptions, by_colour: bool, kinds: Sequence[str]
 ) -> tuple[Loaded | None, ValidationReport]:
-    """Load one item, None where its picture cannot be used; called in several threads."""
+    """Load one item, None if its picture is unusable; called from several threads."""
     report = ValidationReport()
     try:
         picture = pictures.open_picture(item.picture, options.max_pixels)
@@ -282,7 +284,7 @@ def _load(
 
 
 def _solid(mask: NDArray[np.int32]) -> frozenset[int]:
-    """Return the ids that some pixel of a mask has with all four neighbours."""
+    """Return the ids in a mask for which some pixel has four equal neighbours."""
     inner = mask[1:-1, 1:-1]
     alike = (inner == mask[:-2, 1:-1]) & (inner == mask[2:, 1:-1])
     alike &= (inner == mask[1:-1, :-2]) & (inner == mask[1:-1, 2:])
@@ -317,7 +319,7 @@ def _read_labels(
 def _turned(
     picture: Image.Image, item: Item, labels: Mapping[str, NDArray[Any]], report: ValidationReport
 ) -> Image.Image:
-    """Return a photograph that its camera noted to turn, oriented as its labels are."""
+    """Rotate a photograph by its EXIF orientation, if it has no labels or only this fits them."""
     upright = pictures.upright(picture)
     sizes = {values.shape[:-3:-1] for values in labels.values()}
     turn = not labels or (picture.size not in sizes and upright.size in sizes)
@@ -327,7 +329,7 @@ def _turned(
 
 
 def _to_8_bits(loaded: Sequence[Loaded], report: ValidationReport) -> list[Loaded]:
-    """Scale photographs of 16 bits to 0..255, all by the bits that the highest value needs."""
+    """Scale 16-bit photographs to 0..255, all by the bit depth of the overall maximum."""
     scale = pictures.scale_of(max((entry.peak for entry in loaded), default=0))
     for entry in loaded:
         if entry.image.dtype != np.uint8:

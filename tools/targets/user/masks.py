@@ -1,4 +1,4 @@
-"""Classes of the pixels in masks: by ids or by colours, with names or without."""
+"""Pixel classes in masks, by ids or by colours, with or without names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 5
 
 
 class PublicClasses(NamedTuple):
-    """Names of the ids in masks of a public data set, those that do not count called void."""
+    """Class names of the ids in masks of a public data set; ignored classes are called void."""
 
     source: str
     names: Mapping[int, str]
@@ -36,7 +36,7 @@ class PublicClasses(NamedTuple):
 
 @cache
 def _public() -> Mapping[str, PublicClasses]:
-    """Return the classes of public data sets by the pattern of their masks' paths."""
+    """Return the classes of public data sets by the pattern of their mask paths."""
     file = resources.files("tools.targets.user").joinpath("public_classes.yaml")
     entries = yaml.safe_load(file.read_text("utf-8"))
     return {pattern: PublicClasses(**entry) for pattern, entry in entries.items()}
@@ -44,11 +44,11 @@ def _public() -> Mapping[str, PublicClasses]:
 
 @dataclass(frozen=True)
 class ClassNames:
-    """What is known of the names of classes in masks.
+    """Known names of the classes in masks.
 
     Attributes:
-        given: By id, or by colour (`label_files.COLOUR`), by the user; None without.
-        public: Of the public data set that the masks' file names belong to; used without `given`.
+        given: Names given by the user, by id or colour (`label_files.COLOUR`); None: not given.
+        public: Names of the public data set that matches the mask files; used if `given` is None.
     """
 
     given: Mapping[int, str] | None = None
@@ -61,7 +61,7 @@ class ClassNames:
 
 
 def public_classes(masks: Sequence[Source]) -> PublicClasses | None:
-    """Return the class names of the public data set that these masks are of, or None."""
+    """Return the class names of the public data set that the masks belong to, or None."""
     paths = [mask.as_posix() for mask in masks if isinstance(mask, Path)]
     if not paths or len(paths) < len(masks):
         return None
@@ -72,21 +72,21 @@ def public_classes(masks: Sequence[Source]) -> PublicClasses | None:
 def pixel_classes(
     loaded: Sequence[Loaded], void: Sequence[int], names: ClassNames, report: ValidationReport
 ) -> tuple[list[str], dict[int, int]]:
-    """Find the classes of pixels.
+    """Determine the pixel classes.
 
     Args:
         loaded: Photographs with their masks.
         void: Ids of pixels of unknown class.
-        names: Names of the classes, as far as they are known.
-        report: Takes an error for ids that no class has.
+        names: Names of the classes, if known.
+        report: Collects problems, such as ids of no class.
 
     Returns:
-        The names of the classes, and their index in these by id in the masks; ids without an
-        index are of unknown class.
+        Class names, and the class index by id in the masks; ids without an index are of unknown
+        class.
     """
     stored = set().union(*(entry.ids for entry in loaded)) if loaded else set()
     levels = {i: gray for i in stored if (gray := gray_level(i)) is not None}
-    # Masks of three channels that are gray in all pixels hold ids.
+    # Three-channel masks in which all pixels are gray contain ids.
     id_of = levels if not names.by_colour and len(levels) == len(stored) else {i: i for i in stored}
     titles, index_of = _classes(loaded, id_of, void, names, report)
     return titles, {i: index_of[id_of[i]] for i in stored if id_of[i] in index_of}
@@ -99,7 +99,7 @@ def _classes(
     names: ClassNames,
     report: ValidationReport,
 ) -> tuple[list[str], dict[int, int]]:
-    """Find the classes; id_of: the ids that count by those in the masks."""
+    """Determine the classes; `id_of` maps ids in the masks to class ids."""
     if not names.by_colour:
         _check_palettes(loaded, report)
     present = set(id_of.values())
@@ -142,7 +142,7 @@ def _classes(
 
 
 def _check_palettes(loaded: Sequence[Loaded], report: ValidationReport) -> None:
-    """Add an error where the palettes of two masks give one id different colours."""
+    """Add an error if the palettes of two masks assign different colours to an id."""
     colours: dict[int, int] = {}
     for entry in loaded:
         for number, colour in entry.palette.items():
@@ -156,16 +156,16 @@ def _check_palettes(loaded: Sequence[Loaded], report: ValidationReport) -> None:
 def _unnamed(
     present: set[int], unknown: set[int], solid: set[int], report: ValidationReport
 ) -> dict[int, str]:
-    """Return "class ID" by id.
+    """Return "class ID" by id, for classes without names.
 
-    Beside ids that are no small ones it is not guessed that 255 is void, or that a class is thin
-    everywhere: these may be soft edges.
+    With large ids, it is ambiguous whether 255 means void, and whether a class that is thin
+    everywhere consists of soft edges: both are errors.
 
     Args:
         present: All ids.
-        unknown: Those of unknown class.
-        solid: Those that are not thin everywhere.
-        report: Takes the problems.
+        unknown: Ids of unknown class.
+        solid: Ids that are not thin everywhere.
+        report: Collects the problems.
     """
     highest = max(present - unknown, default=0)
     numbers = some([str(i) for i in sorted(present)], 2 * _SHOWN)
@@ -186,7 +186,7 @@ def _unnamed(
 def _colour_classes(
     loaded: Sequence[Loaded], present: set[int], names: ClassNames, report: ValidationReport
 ) -> tuple[list[str], dict[int, int]]:
-    """Find the classes where each colour is one without a name, black and white too."""
+    """Determine unnamed classes, one per colour, including black and white."""
     if any(i < COLOUR and i not in (0, VOID) for i in present):
         in_colour = [e.item.name for e in loaded if any(i >= COLOUR for i in e.ids)]
         report.error("mask-mixed", *in_colour)

@@ -1,4 +1,4 @@
-"""Names that folders and files of images and of their labels have, here and in other programs."""
+"""Common names of folders and files of images and labels."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _LABEL_FOLDERS = {name for kind, names in _FOLDERS.items() for name in names if 
 _LABEL_WORDS = _LABEL_FOLDERS | {"map", "maps"}
 _IMAGE_WORDS = {*IMAGE_FOLDERS, "of"}
 _MOST = 0.9
-# What systems leave in folders of pictures: Windows, and the NAS of Synology; and our own folder.
+# Files and folders created by Windows, Synology NAS and this program among pictures.
 _SYSTEM_NAMES = (
     "thumbs.db", "desktop.ini", "@eadir", "system volume information", "shaping-home",
 )  # fmt: skip
-# Words before or after the name of an image, or of its labels.
+# Words before or after the name of an image or of its labels.
 _LABEL_AFFIXES = (
     "mask|label|labels|labelids|gt|gtfine|ground_truth|seg|segmentation|annotation|depth|normal|"
     "normals"
@@ -48,35 +48,35 @@ def _affix(words: str) -> re.Pattern[str]:
 
 _AFFIX = _affix(_AFFIXES)
 _LABEL_AFFIX = _affix(_LABEL_AFFIXES)
-# Of Cityscapes' two kinds of ids these are taken where the others are not there.
+# Cityscapes has two kinds of ids; train ids are used if the others are missing.
 _TRAIN_IDS = _affix(f"{_AFFIXES}|labeltrainids")
 
 
 def is_system_name(name: str) -> bool:
-    """Return whether a system or a program, not the user, has left a file or folder."""
+    """Return whether a file or folder was created by a system or program, not by the user."""
     return is_hidden_name(name) or name.lower() in _SYSTEM_NAMES
 
 
 def is_hidden_name(name: str) -> bool:
-    """Return whether a name begins as systems and programs, but also users, begin theirs."""
+    """Return whether a name has a prefix of hidden files, which users may also use."""
     return name.startswith((".", "__", "$"))
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """Return what a folder holds; nothing without the permission to list and to open it."""
+    """Return the entries of a folder; [] without permission to list and open it."""
     return list(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else []
 
 
 def folders_in(path: Path) -> list[Path]:
-    """Return the user's folders in a folder, sorted."""
+    """Return the sorted subfolders that belong to the user."""
     return sorted(p for p in paths_in(path) if p.is_dir() and not is_system_name(p.name))
 
 
 def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
-    """Return what the folders of a part hold: "images", or a kind of labels; {} for classes.
+    """Return the content of a part's folders: "images" or a kind of labels; {} for classes.
 
     Raises:
-        DataError: Several folders may hold the same kind.
+        DataError: Several folders may contain the same kind.
     """
     folders = {folder.name: folder.name.lower() for folder in folders_in(part)}
     used = {
@@ -84,7 +84,7 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
         for file in files
         if file.suffix.lower() in LABEL_SUFFIXES and file.parent != part
     }
-    # Folders with names of images and of labels are no classes.
+    # Folders named as images together with folders named as labels are not classes.
     is_layout = _LABEL_FOLDERS & {*folders.values()} and {*IMAGE_FOLDERS} & {*folders.values()}
     usual = {"images": "images", **LABEL_NAMES}
     roles: dict[str, str] = {}
@@ -104,12 +104,12 @@ def roles_of(part: Path, files: Sequence[Path]) -> dict[str, str]:
 
 
 def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path]:
-    """Return the pictures in folders that have a name of labels of pixels.
+    """Return the pictures in folders that are named as pixel labels.
 
     Args:
         root: Folder of the files.
-        files: Files below it.
-        depth: How many folders below `root` do not count.
+        files: Files below `root`.
+        depth: Number of folder levels below `root` to ignore.
     """
     return [
         file
@@ -122,10 +122,10 @@ def labels_among(root: Path, files: Sequence[Path], depth: int = 0) -> list[Path
 def find_images_and_labels(
     folders: Sequence[Path], files: Sequence[Path]
 ) -> tuple[Path, Path] | None:
-    """Return two folders that could be classes, but are named and filled as images and labels.
+    """Return two folders that could be classes, but look like images and labels.
 
-    Their names differ by words such as images and masks alone, and most names of pictures in the
-    second are those in the first; or they are such words alone, for equally many pictures.
+    Their names differ only by words such as images and masks, and most file names in the second
+    occur in the first; or the names are such words alone, with equally many pictures.
     """
     if not any(_words(folder.name) & _LABEL_WORDS for folder in folders):
         return None
@@ -152,7 +152,7 @@ def _words(name: str) -> set[str]:
 
 
 def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
-    """Return the name of an image or of its labels without words such as image or mask."""
+    """Return the name of an image or its labels without words such as image or mask."""
     name = composed(name)
     while (short := affix.sub("", name)) != name:
         name = short
@@ -160,12 +160,12 @@ def bare_name(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
 
 
 def is_label_folder(name: str) -> bool:
-    """Return whether a folder has a name of labels of pixels."""
+    """Return whether a folder is named as pixel labels."""
     return name.lower() in _LABEL_FOLDERS or name.lower().startswith("segmentation")
 
 
 def is_label_name(name: str) -> bool:
-    """Return whether a name begins or ends with a word of labels, as x_mask."""
+    """Return whether a name begins or ends with a word for labels, such as x_mask."""
     return bool(_LABEL_AFFIX.search(name))
 
 
@@ -175,17 +175,17 @@ def match_labels(
     images: Mapping[str, list[Path]],
     report: ValidationReport,
 ) -> Mapping[str, list[Path]]:
-    """Return labels by the names of their images, where these differ by words such as mask.
+    """Match labels to images whose names differ by words such as mask.
 
     Args:
-        kind: Of the labels.
-        labels: Files by their path without suffix.
-        images: The same of the images, with none of these paths.
-        report: Notes how they were matched.
+        kind: Kind of the labels.
+        labels: Label files by path without suffix.
+        images: Image files by path without suffix, disjoint from those of `labels`.
+        report: Collects a warning about the match.
     """
 
     def bare(stem: str, affix: re.Pattern[str] = _AFFIX) -> str:
-        # The name of an image may stand whole before the suffix, as in x.jpg.png.
+        # The complete file name of the image may precede the suffix, as in x.jpg.png.
         path = Path(stem).with_suffix("") if is_picture(Path(stem)) else Path(stem)
         return str(path.with_name(bare_name(path.name, affix)))
 

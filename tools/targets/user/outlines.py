@@ -1,4 +1,4 @@
-"""Outlines of objects as masks: annotation files of COCO and of LabelMe."""
+"""Conversion of object outlines in COCO and LabelMe files to masks."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _BACKGROUND = "background"
 _CIRCLE_CORNERS = 32
 
 
-# Fields of foreign files, each of which may be missing, null, text or NaN.
+# Fields of third-party files, which may be missing, null, text or NaN.
 
 
 def _read_id(value: object) -> object:
-    """Return 1, 1.0 and "1" as "1"."""
+    """Convert 1, 1.0 and "1" to "1"."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, int | str) and not isinstance(value, bool):
@@ -53,7 +53,7 @@ def _read_number(value: Any) -> float | None:
 
 
 def _read_box(value: Any) -> tuple[float, ...] | None:
-    """Return (x, y, width, height), None where one of them is unknown."""
+    """Return (x, y, width, height), None if any of them is unknown."""
     numbers = [_read_number(v) for v in value] if isinstance(value, list | tuple) else []
     known = tuple(number for number in numbers if number is not None)
     return known if len(known) == len(numbers) == 4 else None
@@ -88,7 +88,7 @@ class _Object(BaseModel):
     area: _Number = None
 
     def size(self) -> float:
-        """Return its area in pixels; small objects are painted over large ones."""
+        """Return the area in pixels, for painting small objects over large ones."""
         return self.area or (self.bbox[2] * self.bbox[3] if self.bbox else 0.0)
 
 
@@ -120,7 +120,7 @@ _Form = TypeVar("_Form", _Coco, _LabelMe)
 
 
 def _parse(form: type[_Form], data: object, path: Path) -> _Form:
-    """Return the records of a file; raises DataError that names the file and the record."""
+    """Validate the records of a file; raises a DataError that names the file and the record."""
     try:
         return form.model_validate(data)
     except ValidationError as error:
@@ -136,12 +136,13 @@ def _parse(form: type[_Form], data: object, path: Path) -> _Form:
 
 
 def _read_json(file: Path, *lists: str, head: re.Pattern[bytes] | None = None) -> object:
-    """Return the content of a JSON file, None where one of the lists is missing in it.
+    """Return the content of a JSON file, None if one of the lists is missing.
 
     Args:
-        file: Its path.
-        lists: Keys of lists.
-        head: What the beginning must contain; of other files, which may be large, no more is read.
+        file: Path of the file.
+        lists: Required keys of lists.
+        head: Pattern that the beginning must match; other files, which may be large, are not read
+            further.
     """
     try:
         with file.open("rb") as handle:
@@ -156,35 +157,35 @@ def _read_json(file: Path, *lists: str, head: re.Pattern[bytes] | None = None) -
 
 @dataclass(frozen=True)
 class Annotations:
-    """A file of COCO, or the files of LabelMe in a folder in the same form."""
+    """A COCO file, or the LabelMe files of a folder converted to COCO records."""
 
     path: Path
     records: _Coco
 
     @property
     def split(self) -> str | None:
-        """The split in the file's name, as of instances_val2017.json."""
+        """Split in the file name, such as instances_val2017.json; None without one."""
         return split_from_name(self.path.stem.rpartition("_")[2])
 
 
 def outlined_items(
     root: Path, files: Sequence[Path], report: ValidationReport
 ) -> tuple[list[Item], dict[int, str]] | None:
-    """Return all pictures, those with outlines with masks, and the names of the ids in these.
+    """Return all pictures, with masks for those with outlines, and the class names by id.
 
-    What no outline covers is the class background; objects of which only the box is known are of
-    unknown class.
+    Pixels without an outline are of the class background; objects with only a box are of unknown
+    class.
 
     Args:
         root: Folder of the data.
-        files: All files in it.
-        report: Takes what is wrong with single pictures.
+        files: All files in `root`.
+        report: Collects problems of individual pictures.
 
     Returns:
-        None where no picture has annotations.
+        Items and class names; None if no picture has annotations.
 
     Raises:
-        DataError: A file that cannot be read, or only boxes; names the file and the record.
+        DataError: A file cannot be read, or has only boxes; the message names file and record.
     """
     annotated = _coco_files(files) or _labelme_files(root, files, report)
     image_files = [file for file in files if is_picture(file)]
@@ -235,7 +236,7 @@ def outlined_items(
 
 
 def _add_classes(one: Annotations, ids: dict[str, int], names: dict[int, str]) -> dict[str, str]:
-    """Number the categories that are in use; return the class names by category."""
+    """Assign ids to the categories in use; return the class names by category."""
     used = {entry.category_id for entry in one.records.annotations}
     titles = {category.id: plain(category.name) for category in one.records.categories}
     for category, title in titles.items():
@@ -271,7 +272,7 @@ def _check_objects(
 
 
 def _folded(name: str) -> str:
-    """Return a file name in NFC, without case, marked so that it is no other file's name."""
+    """Return a case-folded file name in NFC, with a prefix that no file name has."""
     return f"/{pictures.composed(name).casefold()}"
 
 
@@ -282,7 +283,7 @@ def _find_picture(
     root: Path,
     report: ValidationReport,
 ) -> Path | None:
-    """Return the picture that an annotation file names, by the end of its path and its split."""
+    """Return the picture that an annotation file references, by the end of its path and split."""
     path = Path(name.replace("\\", "/"))
     fitting = by_name.get(path.name) or by_name.get(_folded(path.name), ())
     for narrower in (
@@ -303,25 +304,26 @@ def _find_picture(
 def _paint(
     picture: Path, image: _Image, numbers: Sequence[int], regions: Sequence[_Object]
 ) -> NDArray[np.int32]:
-    """Paint the objects of a picture, the first below.
+    """Paint the objects of a picture in order, later ones on top.
 
     Args:
-        picture: Its file.
-        image: Its record, with the size that outlines refer to; without one that of the file.
+        picture: File of the picture.
+        image: Record of the picture with the size that outlines refer to; by default that of the
+            file.
         numbers: Class id of each object.
         regions: The objects.
 
     Returns:
-        (height, width), ids of classes.
+        Class ids, (height, width).
 
     Raises:
-        UnreadableImageError: An outline cannot be read, or is of an image of another size.
+        UnreadableImageError: An outline cannot be read, or refers to another image size.
     """
     size = pictures.header_size(picture, pictures.LIMIT_PIXELS)
     width, height = int(image.width or 0), int(image.height or 0)
     if min(width, height) < 1:
         width, height = size
-    # Its size is allocated, so it is not taken from the annotation alone.
+    # A mask of this size is allocated, so the annotation alone is not trusted.
     if sorted((width, height)) != sorted(size):
         raise UnreadableImageError(
             f"of {width}x{height} pixels by their annotation, of an image of {size[0]}x{size[1]}: "
@@ -342,11 +344,11 @@ def _paint(
 
 
 def _coco_files(files: Sequence[Path]) -> list[Annotations]:
-    """Return the files in the form of COCO; of several kinds instances alone."""
+    """Return the COCO files; if some are named instances, only these."""
     stems = pictures.picture_stems(files)
     contents: dict[Path, object] = {}
     for file in files:
-        # LabelMe has one for each picture.
+        # LabelMe has one file per picture.
         if file.suffix.lower() != ".json" or pictures.belongs_to_picture(file, stems):
             continue
         if data := _read_json(file, "images", "annotations", "categories", head=_HEAD):
@@ -358,9 +360,9 @@ def _coco_files(files: Sequence[Path]) -> list[Annotations]:
 def _labelme_files(
     root: Path, files: Sequence[Path], report: ValidationReport
 ) -> list[Annotations]:
-    """Return files of LabelMe by folder; rectangles are boxes, points and lines are left out.
+    """Return the LabelMe files by folder; rectangles are boxes, points and lines are left out.
 
-    A file belongs to the picture of its name, beside it or elsewhere.
+    A file belongs to the picture of the same name, in the same or another folder.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for file in files:
@@ -394,10 +396,10 @@ def _labelme_files(
 
 
 def _object_of(file: str, shape: _Shape, within: _LabelMe) -> _Object | None:
-    """Return a shape of a file as an object of COCO, None for one without an area.
+    """Convert a shape to a COCO object, None for one without an area.
 
     Raises:
-        ValueError: A mask that cannot be read; or UnreadableImageError.
+        ValueError: A mask cannot be read; also UnreadableImageError.
     """
     points = shape.points
     kind = shape.shape_type or "polygon"
@@ -423,7 +425,7 @@ def _object_of(file: str, shape: _Shape, within: _LabelMe) -> _Object | None:
 
 
 def _counts_of_mask(content: str, corner: tuple[float, float], within: _LabelMe) -> Sequence[int]:
-    """Return a mask of LabelMe, a PNG in base64 at its upper left corner, as run lengths."""
+    """Convert a LabelMe mask, a base64 PNG placed at its upper left corner, to run lengths."""
     width, height = int(within.imageWidth or 0), int(within.imageHeight or 0)
     if not 0 < width * height <= pictures.LIMIT_PIXELS or min(width, height) < 1:
         raise ValueError("a mask without the size of its image")

@@ -1,7 +1,7 @@
-"""Image files of many formats: opened, recognised, and photographs as arrays.
+"""Reading of image files of many formats, and of photographs as arrays.
 
-Labels of pixels are read by `label_files`. A file that cannot be used raises UnreadableImageError;
-its message continues the word "files", says why and what to do.
+Pixel labels are read by `label_files`. Unusable files raise UnreadableImageError; its message
+completes a sentence that begins with "files", and says why and what to do.
 """
 
 from __future__ import annotations
@@ -26,69 +26,69 @@ from tools.targets.user import deep
 
 Content = Path | bytes | NDArray[Any]
 Source = Content | Callable[[], Content]
-"""A file, its bytes, an array, or a function that returns one of them."""
+"""A file, its bytes, an array, or a function that returns one of these."""
 
 JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 LABEL_SUFFIXES = (*SUFFIXES, ".npy")
-# Read whatever the name of the file is; others would start programs (EPS: Ghostscript).
+# Formats that are read regardless of the file name; others would start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
-# A picture with more pixels is not decoded, unless the options of the target allow it.
+# Larger pictures are not decoded, unless the options of the target allow it.
 MAX_PIXELS = 64_000_000
-# From here on Pillow itself refuses a picture.
+# Pillow itself refuses larger pictures.
 LIMIT_PIXELS = 178_000_000
-# Pixels of a large picture that are worked on at once.
+# Number of pixels of a large picture that are processed at once.
 _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 _DEEPEST = 65535
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
-# Sizes are checked before anything is decoded.
+# Pillow's warning is redundant: sizes are checked before decoding.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Above this mean difference of its channels (0..255) a picture is coloured.
+# Mean difference of channels (0..255) above which a picture is in colour.
 _COLOURED = 2.0
 
 
 class UnreadableImageError(DataError):
-    """An image file, or labels of pixels in one, that cannot be used."""
+    """An image file, or pixel labels in one, that cannot be used."""
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a file has the suffix of a picture that can be read."""
+    """Return whether a file has the suffix of a readable picture."""
     return path.suffix.lower() in SUFFIXES
 
 
 def composed(name: str) -> str:
-    """Return a file name as NFC, so that equal names of two file systems are equal."""
+    """Return a file name in Unicode NFC, so that names of different file systems compare equal."""
     return unicodedata.normalize("NFC", name)
 
 
 def picture_stems(files: Iterable[Path]) -> set[str]:
-    """Return the names of the pictures among files, without folders and suffixes."""
+    """Return the stems of the pictures among files, without folders."""
     return {composed(file.stem) for file in files if is_picture(file)}
 
 
 def belongs_to_picture(file: Path, stems: Collection[str]) -> bool:
-    """Return whether a file is named after one of the pictures, as x.json or x.jpg.json."""
+    """Return whether a file is named after one of the pictures, such as x.json or x.jpg.json."""
     stem = composed(file.stem)
     return stem in stems or Path(stem).stem in stems
 
 
 def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return a picture, completely decoded.
+    """Open and fully decode a picture.
 
     Args:
-        source: Where it is.
-        max_pixels: A picture with more is refused before its pixels are decoded.
+        source: Source of the picture.
+        max_pixels: Maximum number of pixels, checked before decoding.
 
     Raises:
-        UnreadableImageError: It is no picture, truncated, or has too many pixels.
+        UnreadableImageError: The source is not a picture, is truncated, or has too many pixels.
     """
     source = fetch(source)
     if isinstance(source, np.ndarray):
         return _picture_of(source, max_pixels)
     with _explained(source, max_pixels):
-        # Read whole first: Pillow keeps the file of a damaged picture open.
+        # Read completely first, as Pillow keeps the file of a damaged picture open.
         data = source.read_bytes() if isinstance(source, Path) else source
         picture = undecoded(data)
         check_pixels(picture.size, max_pixels)
@@ -100,13 +100,13 @@ def open_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def undecoded(source: Path | bytes) -> Image.Image:
-    """Return a picture of one of the `FORMATS` whose pixels are not decoded yet."""
+    """Open a picture in one of the `FORMATS` without decoding its pixels."""
     return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
 
 
 @contextmanager
 def _explained(source: Path | bytes, max_pixels: int) -> Iterator[None]:
-    """Raise UnreadableImageError for what Pillow says of a picture."""
+    """Convert Pillow's errors to UnreadableImageError."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -116,7 +116,7 @@ def _explained(source: Path | bytes, max_pixels: int) -> Iterator[None]:
 
 
 def _picture_of(values: NDArray[Any], max_pixels: int) -> Image.Image:
-    """Return an array as a picture: whole numbers of any width, or 0..1; channels first or last."""
+    """Convert integers, or floats in 0..1, with channels first or last, to a picture."""
     header_size(values, max_pixels)
     if _is_channels_first(values):
         values = values.transpose(1, 2, 0)
@@ -142,7 +142,7 @@ def _is_channels_first(values: NDArray[Any]) -> bool:
 
 
 def _unreadable(source: Path | bytes, error: Exception) -> UnreadableImageError:
-    """Return the error for a file that is no picture, with what is known of it."""
+    """Return the error for a file that is not a readable picture, with the reason if known."""
     reason = "no picture, damaged or truncated"
     if not isinstance(error, OSError | SyntaxError):
         reason += f": {error}"
@@ -152,7 +152,7 @@ def _unreadable(source: Path | bytes, error: Exception) -> UnreadableImageError:
 
 
 def _tiff_bands(source: Path | bytes) -> str:
-    """Return the bands of a TIFF file in words, "" where it is none, or damaged."""
+    """Return a description of the bands of a TIFF file, "" if it is none or damaged."""
     file = io.BytesIO(source.read_bytes() if isinstance(source, Path) else source)
     try:
         header = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
@@ -165,7 +165,7 @@ def _tiff_bands(source: Path | bytes) -> str:
 
 
 def check_pixels(size: tuple[int, ...], max_pixels: int) -> None:
-    """Raise UnreadableImageError for a size of more than `max_pixels`."""
+    """Raise UnreadableImageError if a size exceeds `max_pixels`."""
     if math.prod(size) > max_pixels:
         raise _too_large(max_pixels)
 
@@ -178,10 +178,10 @@ def _too_large(max_pixels: int) -> UnreadableImageError:
 
 
 def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) without decoding the pixels.
+    """Return (width, height) without decoding pixels.
 
     Raises:
-        UnreadableImageError: It is no picture, or has more than `max_pixels`.
+        UnreadableImageError: The source is not a picture, or exceeds `max_pixels`.
     """
     source = fetch(source)
     if isinstance(source, np.ndarray):
@@ -198,7 +198,7 @@ def header_size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
 
 
 def strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """Yield a picture from top to bottom in parts of full width, which take little memory."""
+    """Yield a picture in horizontal strips from top to bottom, to limit memory."""
     width, height = picture.size
     step = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, step):
@@ -215,8 +215,8 @@ def pixel_digest(picture: Image.Image) -> str:
 
 
 def is_transparent(picture: Image.Image) -> bool:
-    """Return whether some pixels are not opaque."""
-    if picture.getbands()[-1] == "A":  # of LAB, A is a colour
+    """Return whether a picture has pixels that are not opaque."""
+    if picture.getbands()[-1] == "A":  # excludes LAB, whose A is a colour axis
         return picture.getchannel("A").getextrema()[0] != 255
     return "transparency" in picture.info
 
@@ -224,17 +224,17 @@ def is_transparent(picture: Image.Image) -> bool:
 def fit_photograph(
     picture: Image.Image, size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], int]:
-    """Return a picture at a size, and the highest value of one of 16 bits, 0 of another.
+    """Scale a picture, and return it with the maximum of its 16-bit values, 0 for 8 bits.
 
     Args:
-        picture: Of any mode.
+        picture: Picture of any mode.
         size: (width, height).
 
     Returns:
-        (1 or 3, height, width), 0..255; of 16 bits 0..65535 as floats.
+        (1 or 3, height, width), 0..255, or floats in 0..65535 for 16 bits; and the maximum.
 
     Raises:
-        UnreadableImageError: Its values are floating point numbers.
+        UnreadableImageError: The picture has floating-point values.
     """
     if deep.LOW_BYTES in picture.info:
         return deep.fit_bands(picture, size, _COLOURED)
@@ -243,7 +243,7 @@ def fit_photograph(
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Return a picture turned as its camera noted."""
+    """Return a picture rotated according to its EXIF orientation."""
     turned = ImageOps.exif_transpose(picture)
     if low := picture.info.get(deep.LOW_BYTES):
         low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
@@ -252,51 +252,51 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def to_8_bits(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
-    """Return an image of 16 bits, as floats, divided by a scale; another one as it is."""
+    """Divide a 16-bit image, given as floats, by a scale; return 8-bit images unchanged."""
     scaled = image if image.dtype == np.uint8 else (image / scale).clip(0, 255)
     return scaled.astype(np.uint8)
 
 
 def scale_of(peak: int) -> int:
-    """Return what values of up to `peak` are divided by for 8 bits, by the bits that they need."""
+    """Return the divisor that converts values up to `peak` to 8 bits, from their bit depth."""
     return next((1 << (bits - 8) for bits in _BIT_DEPTHS if peak < 1 << bits), 1 << 8)
 
 
 def read_photographs(
     paths: Sequence[Path], image_shape: Sequence[int]
 ) -> tuple[NDArray[np.uint8], list[Path], list[str]]:
-    """Read photographs as the target `folder` reads those of a session.
+    """Read photographs with the preprocessing of the target `folder`.
 
     Args:
         paths: Image files.
         image_shape: (1 or 3, height, width).
 
     Returns:
-        (n, *image_shape) of the files that can be read; these files; what is wrong with others.
+        Images, (n, *image_shape), of the readable files; these files; and the problems of others.
     """
     channels, height, width = image_shape
-    found: list[tuple[Path, NDArray[Any], int]] = []
+    readable: list[tuple[Path, NDArray[Any], int]] = []
     problems = []
     for path in paths:
         try:
             picture = upright(open_picture(path))
             if channels == 1 and deep.LOW_BYTES not in picture.info:
                 picture = picture if picture.mode in DEEP_MODES else picture.convert("L")
-            found.append((path, *fit_photograph(picture, (width, height))))
+            readable.append((path, *fit_photograph(picture, (width, height))))
         except UnreadableImageError as error:
             problems.append(f"{path}: a file {error}")
-    scale = scale_of(max((peak for *_, peak in found), default=0))
-    images = np.zeros((len(found), channels, height, width), np.uint8)
-    for place, (_, image, _) in zip(images, found, strict=True):
+    scale = scale_of(max((peak for *_, peak in readable), default=0))
+    images = np.zeros((len(readable), channels, height, width), np.uint8)
+    for output, (_, image, _) in zip(images, readable, strict=True):
         fits = len(image) <= channels
-        place[:] = to_8_bits(image if fits else image.mean(0, keepdims=True), scale)
-    return images, [path for path, *_ in found], problems
+        output[:] = to_8_bits(image if fits else image.mean(0, keepdims=True), scale)
+    return images, [path for path, *_ in readable], problems
 
 
 def to_photograph(picture: Image.Image) -> Image.Image:
-    """Return a picture as gray (L) or RGB; transparency is dropped, 16 bits become floats (F).
+    """Convert a picture to gray (L) or RGB; drops transparency, converts 16 bits to floats (F).
 
-    Gray pictures that are stored as RGB become gray. Raises UnreadableImageError for floats.
+    RGB pictures without colour become gray. Raises UnreadableImageError for floats.
     """
     if picture.mode in DEEP_MODES:
         return Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.float32))
@@ -305,7 +305,7 @@ def to_photograph(picture: Image.Image) -> Image.Image:
     if picture.mode in ("1", "L", "LA"):
         return picture.convert("L")
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
-    # The differences of the channels from their mean, times 3 to be whole numbers.
+    # Differences of the channels from their mean, times 3 to remain integers.
     total = 0
     for strip in strips(rgb):
         values = np.asarray(strip).astype(np.int16)
@@ -316,18 +316,18 @@ def to_photograph(picture: Image.Image) -> Image.Image:
 
 
 def visible_fraction(picture_size: tuple[int, int], size: tuple[int, int]) -> float:
-    """Return how much of a picture is left, 0..1, after cropping to the aspect ratio of `size`."""
+    """Return the fraction of a picture, 0..1, that cropping to the aspect ratio of `size` keeps."""
     ratio, wanted = picture_size[0] / picture_size[1], size[0] / size[1]
     return min(ratio / wanted, wanted / ratio)
 
 
 def working_size(sizes: Sequence[tuple[int, int]], longest: int) -> tuple[int, int]:
-    """Return the (width, height) to work at: the median aspect ratio, multiples of 8."""
+    """Return the working (width, height): the median aspect ratio, in multiples of 8."""
     ratio = float(np.median([width / height for width, height in sizes]))
     width, height = (longest, longest / ratio) if ratio >= 1 else (longest * ratio, longest)
     return max(8, round(width / 8) * 8), max(8, round(height / 8) * 8)
 
 
 def fetch(source: Source) -> Content:
-    """Return a file, its bytes or an array."""
+    """Return the content of a source, calling it if it is a function."""
     return source() if callable(source) else source

@@ -1,4 +1,4 @@
-"""Data in a layout that is not read: refused with what they look like and what to do."""
+"""Errors for data in unsupported layouts, with a diagnosis and advice."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tools.targets.user.pictures import is_picture
 from tools.targets.validation import refusal, text
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".xz")
-# Files in which other programs keep boxes and outlines.
+# Suffixes of files in which other programs store boxes and outlines.
 _SHAPES = (".json", ".xml", ".txt")
 _COCO = re.compile(r"annotations/|.*/_?(?:annotations|instances)", re.IGNORECASE)
 _OF_DATASETS = ("dataset_dict.json", "*.arrow", "metadata.jsonl", "*/metadata.jsonl")
 _FEW = 5
-# Of masks and photographs: how many pictures of a folder are looked at, at which size, and how many
-# colours they have at most and at least.
+# Distinction of masks and photographs: most folders examined, pictures sampled per folder and
+# their size; most colours of a mask, and fewest of a photograph.
 _FEW_FOLDERS, _N_SAMPLED, _SAMPLE_PX = 12, 5, 256
 _MASK_COLOURS, _PHOTOGRAPH_COLOURS = 40, 120
 _MANY = 8
 
 
 def refuse_no_folder(root: Path) -> None:
-    """Raise DataError for a path that is no folder."""
+    """Raise DataError if a path is not a folder."""
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
         raise refusal("archive", root=root)
     if root.is_file():
@@ -46,21 +46,21 @@ def refuse_no_folder(root: Path) -> None:
 
 
 def refuse_home_inside(root: Path, home: Path) -> None:
-    """Raise DataError for a home folder within the data, unless it has its usual name."""
+    """Raise DataError if the home folder is inside the data, unless it has its default name."""
     inside = home.is_relative_to(root)
     if inside and not any(map(names.is_system_name, home.relative_to(root).parts)):
         raise refusal("home-inside", root=root, home=home)
 
 
 def near_names(path: Path, beside: Sequence[Path]) -> str:
-    """Return those of some paths that are named nearly as `path`, as the end of a sentence."""
+    """Return the paths with names similar to that of `path`, as the end of a sentence."""
     by_name = {p.name.lower(): str(p) for p in beside}
     near = difflib.get_close_matches(path.name.strip().lower(), by_name, n=3, cutoff=0.6)
     return f" (near: {', '.join(by_name[name] for name in near)})" if near else ""
 
 
 def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError for data that another target reads."""
+    """Raise DataError if the data belong to another target."""
     suffixes = {file.suffix.lower() for file in files}
     if (root / "trainannot").is_dir() and (root / "train").is_dir():
         raise refusal("other-target", root=root, origin="in the layout of CamVid", target="camvid")
@@ -72,17 +72,17 @@ def refuse_other_targets(root: Path, files: Sequence[Path]) -> None:
 
 
 def refuse_folder_pairs(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError for folders as train and train_masks, which could be taken for classes."""
+    """Raise DataError for folders such as train and train_masks, which look like classes."""
     if pair := names.find_images_and_labels(folders_in(root), files):
         images, labels = (folder.name for folder in pair)
         raise refusal("folder-pair", root=root, images=images, labels=labels)
 
 
 def refuse_mask_folders(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError where a folder that could be a class holds masks of another one's pictures.
+    """Raise DataError if a folder that could be a class contains masks of another one's pictures.
 
-    Masks have few colours, photographs many. Folders of many classes are looked at only where the
-    names of their pictures are those of another folder's, since reading takes time.
+    Masks have few colours, photographs many. If there are many folders, only those whose file names
+    all occur in other folders are examined, since reading takes time.
     """
     by_folder: dict[Path, list[Path]] = {folder: [] for folder in folders_in(root)}
     for file in files:
@@ -110,7 +110,7 @@ def refuse_mask_folders(root: Path, files: Sequence[Path]) -> None:
 
 
 def _median_colours(files: Sequence[Path]) -> float:
-    """Return the median number of colours of some pictures, 0 where none can be read."""
+    """Return the median number of colours of a few pictures, 0 if none can be read."""
     counts = []
     step = max(1, len(files) // _N_SAMPLED)
     for file in files[::step][:_N_SAMPLED]:
@@ -128,7 +128,7 @@ def _median_colours(files: Sequence[Path]) -> float:
 
 
 def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError where the folders in `root` are no classes, by their names and content."""
+    """Raise DataError if the folders in `root` are not classes by their names and content."""
     _refuse_side_by_side(root, files)
     folders = folders_in(root)
     image_files = [file for file in files if is_picture(file)]
@@ -160,7 +160,7 @@ def refuse_no_classes(root: Path, files: Sequence[Path]) -> None:
 
 
 def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
-    """Raise DataError where images and their labels are in one folder, as x.jpg and x_mask.png."""
+    """Raise DataError if images and labels share a folder, such as x.jpg and x_mask.png."""
     image_files = [file for file in files if file.suffix.lower() in pictures.LABEL_SUFFIXES]
     groups: dict[Path, list[Path]] = defaultdict(list)
     for file in image_files:
@@ -180,8 +180,8 @@ def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
     image, label, bare_stem = pairs[0]
     head, _, tail = label.name.partition(bare_stem)
     kind = next((k for k in ("depth", "normals") if k[:-1] in f"{head}{tail}".lower()), "masks")
-    of_labels = f"*{tail}" if not head else f"{head}*{label.suffix}"
-    patterns = ((of_labels, kind), (f"*{image.suffix}", "images"))
+    label_pattern = f"*{tail}" if not head else f"{head}*{label.suffix}"
+    patterns = ((label_pattern, kind), (f"*{image.suffix}", "images"))
     if len({image.parent for image, _, _ in pairs}) == 1:
         where = "" if image.parent == root else shlex.quote(f"{image.parent.relative_to(root)}/")
         moves = [f"mv {where}{_quoted_glob(p)} {folder}/" for p, folder in patterns]
@@ -203,12 +203,12 @@ def _refuse_side_by_side(root: Path, files: Sequence[Path]) -> None:
 
 
 def _quoted_glob(pattern: str) -> str:
-    """Return a pattern for a shell, quoted but for its star."""
+    """Quote a pattern for a shell, except its star."""
     return "*".join(shlex.quote(part) if part else "" for part in pattern.split("*"))
 
 
 def describe_no_labels(root: Path, files: Sequence[Path], images: Path) -> dict[str, str]:
-    """Return the values of the problem no-labels: a folder `images` has none beside it."""
+    """Return the values for the problem no-labels of a folder `images` without labels."""
     beside = [folder.name for folder in folders_in(root)]
     hint = _how_to_export_masks(files)
     if any(name.lower().startswith("disp") for name in beside):
@@ -225,12 +225,12 @@ def describe_no_labels(root: Path, files: Sequence[Path], images: Path) -> dict[
 
 
 def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> DataError:
-    """Return the error for no images of a class or with labels, with what is there instead.
+    """Return the error for data without classes or labels, with what was found instead.
 
     Args:
         root: Folder of the data.
-        files: All files in it.
-        columns: Those of attributes.csv, none without one.
+        files: All files in `root`.
+        columns: Columns of attributes.csv; empty without one.
     """
     n = sum(is_picture(file) for file in files)
     suffixes = Counter(file.suffix.lower() or file.name for file in files).most_common()
@@ -251,7 +251,7 @@ def nothing_found(root: Path, files: Sequence[Path], columns: Sequence[str]) -> 
 
 
 def _other_table(root: Path) -> str:
-    """Return a hint to a table of another name that may hold the classes."""
+    """Return a hint to another table that may contain the classes."""
     tables = [path for path in root.glob("*.csv") if path.name not in COLOUR_FILES]
     for path in sorted(tables, key=lambda path: -path.stat().st_size):
         with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as handle:
@@ -262,7 +262,7 @@ def _other_table(root: Path) -> str:
 
 
 def _how_to_export_masks(files: Sequence[Path]) -> str:
-    """Return what to do with outlines and boxes, if files look as if they held such."""
+    """Return advice on exporting masks if files seem to contain outlines or boxes."""
     stems = pictures.picture_stems(files)
     for file in files:
         place = f"{file.parent.name}/{file.name}"

@@ -1,4 +1,4 @@
-"""What lies in folders of a user: pictures of classes, or images with labels of pixels."""
+"""Scanning of a user's folders: pictures of classes, or images with pixel labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
 
 _FEW = 5
-# Formats of labels and of pictures that are not read.
+# Unsupported formats of labels and pictures.
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
 _UNREAD_PICTURES = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg",
@@ -39,12 +39,12 @@ _DOCUMENTS = ("readme", "license", "licence", "notice")
 
 @dataclass(frozen=True)
 class Part:
-    """A folder with a layout of its own: all data, or those of one split.
+    """A folder with its own layout: all data, or those of one split.
 
     Attributes:
         root: Folder of all data; names of images are relative to it.
         path: Folder of the part.
-        files: All files below it.
+        files: All files below `path`.
         split: A value of `SPLIT_NAMES`, or None.
     """
 
@@ -54,17 +54,17 @@ class Part:
     split: str | None = None
 
     def name(self, file: Path) -> str:
-        """Return how a file is called in messages and as an image."""
+        """Return the name of a file in messages and as an image id."""
         return str(file.relative_to(self.root))
 
 
 def files_below(root: Path, report: ValidationReport) -> list[Path]:
-    """Return the files below a folder, sorted, without what systems and programs leave there.
+    """Return the sorted files below a folder, without files of systems and programs.
 
-    Links are followed, but for one to a folder that holds it.
+    Links are followed, except to a folder that contains them.
 
     Raises:
-        DataError: Names that are not in UTF-8, which no journal or page could hold.
+        DataError: Names are not in UTF-8, which journal and pages require.
     """
     files = []
     foreign = []
@@ -102,14 +102,14 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def find_parts(root: Path, files: Sequence[Path]) -> list[Part]:
-    """Return the folders that have a layout each, with their splits: often the root alone."""
+    """Return the folders with their own layout, with their splits: often the root alone."""
     folders = {folder.name: folder for folder in folders_in(root)}
     of_folder = {
         name: [f for f in files if f.is_relative_to(folder)] for name, folder in folders.items()
     }
     named = {name: split for name in folders if (split := split_from_name(name))}
     exact = [name for name in named if name.lower() in SPLIT_NAMES]
-    # Several folders of one split, as "test 1" and "test 2", may be classes.
+    # Several folders of one split, such as "test 1" and "test 2", may be classes.
     splits = list(named) if len(set(named.values())) == len(named) > 1 else exact
     if folders and len(splits) == len(folders):
         return [Part(root, root / name, of_folder[name], named[name]) for name in splits]
@@ -134,9 +134,9 @@ def scan_classes(
 
     Args:
         part: Folder of the class folders.
-        lists: Lists of splits, whose folders are no classes.
-        by_table: Whether a table names classes, so that pictures in no folder are returned too.
-        report: Takes what is left out.
+        lists: Split lists, whose folders are not classes.
+        by_table: Whether a table names classes; then pictures outside folders are also returned.
+        report: Collects what is left out.
     """
     by_class: dict[str, list[Path]] = {
         folder.name: []
@@ -176,13 +176,13 @@ def scan_classes(
 def scan_images(
     part: Part, roles: Mapping[str, str], by_table: bool, report: ValidationReport
 ) -> list[Item]:
-    """Return the images of a part with their labels of pixels.
+    """Return the images of a part with their pixel labels.
 
     Args:
         part: Folder of the images and their labels.
-        roles: What its folders hold, as `roles_of` returns it.
-        by_table: Whether a table names classes, so that no labels are needed.
-        report: Takes what is left out, and labels that cannot be assigned to images.
+        roles: Content of its folders, as returned by `roles_of`.
+        by_table: Whether a table names classes; then labels are optional.
+        report: Collects what is left out, and labels that match no image.
     """
     for folder, role in roles.items():
         if folder not in ("images", *LABEL_NAMES.values()):
@@ -243,7 +243,7 @@ def _joined_labels(
     images: Mapping[str, list[Path]],
     report: ValidationReport,
 ) -> Mapping[str, list[Path]]:
-    """Return files of labels by the path of their image without suffix."""
+    """Return label files by the path of their image without suffix."""
     if labels and images and not labels.keys() & images.keys():
         labels = match_labels(kind, labels, images, report)
         if not labels.keys() & images.keys():
@@ -261,7 +261,7 @@ def _joined_labels(
 def warn_unread_tables(
     part: Part, with_images: bool, table: Path | None, report: ValidationReport
 ) -> None:
-    """Warn of tables and lists beside the folders of a part that nothing reads."""
+    """Warn about tables and lists beside the folders of a part that are not read."""
     read = {table}
     if with_images:
         read |= {part.root / name for name in (*COLOUR_FILES, *CLASS_FILES)}

@@ -1,4 +1,4 @@
-"""Text files about photographs: the table attributes.csv, and lists of splits."""
+"""Text files about photographs: the table attributes.csv and split lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE = "attributes.csv"
 _SPECIAL = ("split", "group", "class")
 _SEPARATOR = re.compile(r"sep=(.)\r?\n")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-# Where lists of splits lie below the data; of these the first that has some.
+# Folders of split lists below the data; the first with lists is used.
 _LIST_FOLDERS = (
     "ImageSets/Segmentation", "ImageSets/Main", "ImageSets", "splits", "lists", "meta", "",
 )  # fmt: skip
@@ -32,7 +32,7 @@ _LIST_FOLDERS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what its owner states about one photograph."""
+    """A row of the table: the owner's information about one photograph."""
 
     split: str | None
     group: str | None
@@ -41,7 +41,7 @@ class Row:
 
 
 def find_table(root: Path) -> Path | None:
-    """Return the table of a folder, in whatever case its name is written; None without one."""
+    """Return the table of a folder, with case-insensitive name; None without one."""
     files = [file for file in paths_in(root) if file.name.lower() == TABLE and file.is_file()]
     return min(files, key=lambda file: (file.name != TABLE, file), default=None)
 
@@ -52,10 +52,10 @@ def table_columns(path: Path) -> list[str]:
 
 
 def _read_cells(path: Path, report: ValidationReport) -> tuple[list[list[str]], str]:
-    """Return the cells of a table, its header first, and their delimiter."""
+    """Return the cells of a table, header first, and their delimiter."""
     try:
         text = _decode(path, report).replace("\r\n", "\n").replace("\r", "\n")
-        separator = _SEPARATOR.match(text)  # as spreadsheets write it
+        separator = _SEPARATOR.match(text)  # written by spreadsheets
         text = text[separator.end() :] if separator else text
         delimiter = separator[1] if separator else max(",;\t", key=text.partition("\n")[0].count)
         rows = csv.reader(io.StringIO(text), delimiter=delimiter)
@@ -71,7 +71,7 @@ def _read_cells(path: Path, report: ValidationReport) -> tuple[list[list[str]], 
 
 
 def _decode(path: Path, report: ValidationReport) -> str:
-    """Return the text of a table in UTF-8, in UTF-16 with its mark, or as Windows saves it."""
+    """Decode a table in UTF-8, in UTF-16 with byte order mark, or in Windows-1252."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
@@ -84,7 +84,7 @@ def _decode(path: Path, report: ValidationReport) -> str:
 
 
 def read_table(path: Path, report: ValidationReport) -> dict[str, Row]:
-    """Read the table of attributes: rows by file name."""
+    """Read the table of attributes; return rows by file name."""
     (header, *lines), delimiter = _read_cells(path, report)
     names = [name.lower() if name.lower() in _SPECIAL else name for name in header]
     if twice := sorted(name for name, n in Counter(names).items() if n > 1):
@@ -121,7 +121,7 @@ def join_table(
 ) -> list[Item]:
     """Join photographs and table by path, by file name or by name without suffix.
 
-    A name that is not there may have other folders before it, another case or another suffix.
+    Names without a match may differ in leading folders, case or suffix.
     """
     exact: dict[str, list[int]] = defaultdict(list)
     bare: dict[str, set[int]] = defaultdict(set)
@@ -171,15 +171,15 @@ def join_table(
 
 
 def _bare(path: Path) -> str:
-    """Return a path without case and the suffix of a picture."""
+    """Return a case-folded path without the suffix of a picture."""
     return str(path.with_suffix("") if is_picture(path) else path).casefold()
 
 
 def find_split_lists(root: Path, files: Sequence[Path]) -> dict[Path, list[str]]:
-    """Return the lists of splits, as ImageSets/Segmentation/val.txt of VOC, with their names.
+    """Return the names in split lists, such as ImageSets/Segmentation/val.txt of VOC, by file.
 
-    A list is named as a split, is there beside another one, and begins each line with the name of
-    a picture. {} without such lists.
+    A list is named as a split, has another list beside it, and each of its lines begins with the
+    name of a picture. {} without such lists.
     """
     candidates = [f for f in files if f.suffix.lower() == ".txt" and f.stem.lower() in SPLIT_NAMES]
     stems = picture_stems(files) if candidates else set()
@@ -193,7 +193,7 @@ def find_split_lists(root: Path, files: Sequence[Path]) -> dict[Path, list[str]]
 
 
 def _names_in(file: Path, stems: set[str]) -> list[str]:
-    """Return the names in a list, [] where most are of no picture."""
+    """Return the names in a list, [] if most do not belong to pictures."""
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -213,7 +213,7 @@ def _stem(name: str) -> Path:
 def join_split_lists(
     root: Path, items: Sequence[Item], lists: Mapping[Path, Sequence[str]], report: ValidationReport
 ) -> list[Item]:
-    """Give photographs the split of the list that names them, by path or by file name."""
+    """Assign photographs the split of the list that names them, by path or by file name."""
     if not lists:
         return list(items)
     by_name: dict[str, list[int]] = defaultdict(list)
