@@ -141,21 +141,21 @@ class LaterRound(Record):
 
 
 class Levers(Record):
-    """The quantities that a plan sets for its round beside prompts; None: as in settings."""
+    """The quantities that a plan sets beside prompts; tool schemas have these descriptions."""
 
     n_images: int | None = Field(
-        None, ge=1, description="size of the round; images left over are for later rounds"
+        None, ge=1, description="size of the round; what it leaves, later rounds may make"
     )
-    guidance: float | None = Field(None, ge=0, le=20, description="text guidance of the generator")
+    guidance: float | None = Field(None, ge=0, le=20, description="of the generator by the text")
     synthetic_share: Share | None = Field(
-        None, description="share of generated images in the training data of a class"
+        None, description="share of the generated images in what a class is trained on"
     )
     steps: int | None = Field(None, ge=1, description="of the training")
     learning_rate: float | None = Field(None, gt=0, description="of the training")
     earlier: tuple[EarlierImages, ...] = Field(
-        (), description="images of earlier rounds with a reduced weight"
+        (), description="images of earlier rounds that count less, or not at all"
     )
-    later: Sparse[tuple[LaterRound, ...]] = Field((), description="schedule of all later rounds")
+    later: Sparse[tuple[LaterRound, ...]] = Field((), description="schedule of all rounds after")
 
 
 class Plan(Record):
