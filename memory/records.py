@@ -141,7 +141,7 @@ class LaterRound(Record):
 
 
 class Levers(Record):
-    """The quantities that a plan sets beside prompts; tool schemas have these descriptions."""
+    """The quantities that a plan sets beside prompts, as described to models; None: as set."""
 
     n_images: int | None = Field(
         None, ge=1, description="size of the round; what it leaves, later rounds may make"
