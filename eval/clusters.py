@@ -190,8 +190,8 @@ def failure_axes(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
     whitening = axes[:rank].T / scale[:, None] / spread[:rank] * math.sqrt(len(embeddings))
     white = (embeddings - centre) @ whitening
     excess = np.maximum(0, errors - errors.mean())
-    away = white - np.average(white, axis=0, weights=1 - errors + 1e-9)
-    moment = (away * excess[:, None]).T @ away / max(excess.sum(), 1e-9)
+    deviations = white - np.average(white, axis=0, weights=1 - errors + 1e-9)
+    moment = (deviations * excess[:, None]).T @ deviations / max(excess.sum(), 1e-9)
     _, directions = np.linalg.eigh(moment)
     return centre, whitening @ directions[:, ::-1][:, :N_AXES]
 

@@ -71,10 +71,10 @@ def elsewhere(labels: Labels, donor: Labels, strength: float, rng: Generator) ->
     _, width = _size(labels)
     wide = max(1, round(width * min(1.0, 2 * strength)))
     start = int(rng.integers(0, width - wide + 1))
-    made = {kind: values.copy() for kind, values in labels.items()}
-    for kind, values in made.items():
+    faulty = {kind: values.copy() for kind, values in labels.items()}
+    for kind, values in faulty.items():
         values[..., start : start + wide] = donor[kind][..., start : start + wide]
-    return made
+    return faulty
 
 
 def shifted(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
@@ -94,17 +94,17 @@ def coarse(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Im
     height, width = _size(labels)
     rows = np.minimum(np.arange(height) // block * block + block // 2, height - 1)
     columns = np.minimum(np.arange(width) // block * block + block // 2, width - 1)
-    made = dict(labels)
+    faulty = dict(labels)
     if "segmentation" in labels:
-        made["segmentation"] = labels["segmentation"][rows[:, None], columns]
+        faulty["segmentation"] = labels["segmentation"][rows[:, None], columns]
     if "depth" in labels:
-        made["depth"] = np.exp(gaussian_filter(np.log(labels["depth"]), block / 3)).astype(
+        faulty["depth"] = np.exp(gaussian_filter(np.log(labels["depth"]), block / 3)).astype(
             np.float32
         )
     if "normals" in labels:
         blurred = gaussian_filter(labels["normals"], (0, block / 3, block / 3))
-        made["normals"] = unit_vectors(blurred, axis=0).astype(np.float32)
-    return made
+        faulty["normals"] = unit_vectors(blurred, axis=0).astype(np.float32)
+    return faulty
 
 
 def missing(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
@@ -113,13 +113,13 @@ def missing(labels: Labels, donor: Labels, strength: float, rng: Generator) -> I
     Each is removed with a probability of `strength` and filled from the nearest pixel around it.
     Without segmentation, objects are random discs.
     """
-    gone = np.zeros(_size(labels), np.bool_)
+    removed = np.zeros(_size(labels), np.bool_)
     for region in _small_regions(labels, rng):
         if rng.random() < strength:
-            gone |= region
-    if not gone.any() or gone.all():
+            removed |= region
+    if not removed.any() or removed.all():
         return dict(labels)
-    nearest = distance_transform_edt(gone, return_distances=False, return_indices=True)
+    nearest = distance_transform_edt(removed, return_distances=False, return_indices=True)
     return {kind: values[..., nearest[0], nearest[1]] for kind, values in labels.items()}
 
 
@@ -128,20 +128,20 @@ def mistaken(labels: Labels, donor: Labels, strength: float, rng: Generator) -> 
 
     Each region is changed with a probability of `strength`.
     """
-    made = {kind: values.copy() for kind, values in labels.items()}
+    faulty = {kind: values.copy() for kind, values in labels.items()}
     classes = np.unique(labels["segmentation"]) if "segmentation" in labels else np.arange(1)
     regions = [labels["segmentation"] == k for k in classes] if len(classes) > 1 else []
     for region in regions or _small_regions(labels, rng):
         if rng.random() >= strength:
             continue
-        if "segmentation" in made:
-            made["segmentation"][region] = rng.choice(classes)
-        if "depth" in made:
-            made["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
-        if "normals" in made:
+        if "segmentation" in faulty:
+            faulty["segmentation"][region] = rng.choice(classes)
+        if "depth" in faulty:
+            faulty["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
+        if "normals" in faulty:
             turned = _turned(labels["normals"], rng.normal(0, 0.5, 2))
-            made["normals"][:, region] = turned[:, region]
-    return made
+            faulty["normals"][:, region] = turned[:, region]
+    return faulty
 
 
 def noisy(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
@@ -153,32 +153,32 @@ def noisy(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Ima
         scaled: NDArray[np.float64] = field / max(float(field.std()), 1e-9)
         return scaled
 
-    made = dict(labels)
+    faulty = dict(labels)
     if "segmentation" in labels:
         # The flipped pixels are the maxima of a smooth field and take a class from elsewhere.
         flipped = smooth() > 2 - 2.5 * strength
-        made["segmentation"] = np.where(
+        faulty["segmentation"] = np.where(
             flipped, np.roll(labels["segmentation"], 17, 0), labels["segmentation"]
         )
     if "depth" in labels:
-        made["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
+        faulty["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
     if "normals" in labels:
         field = np.stack([smooth(), smooth(), smooth()])
         noisy_normals = labels["normals"] + 0.7 * strength * field
-        made["normals"] = unit_vectors(noisy_normals, axis=0).astype(np.float32)
-    return made
+        faulty["normals"] = unit_vectors(noisy_normals, axis=0).astype(np.float32)
+    return faulty
 
 
 def rescaled(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
     """Add a global error: scale all depths, tilt all normals, zoom the classes."""
     sign = rng.choice([-1, 1])
-    made = dict(labels)
+    faulty = dict(labels)
     if "depth" in labels:
-        made["depth"] = (labels["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
+        faulty["depth"] = (labels["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
     if "normals" in labels:
         angle = rng.uniform(0, 2 * np.pi)
         tilt = 0.6 * strength
-        made["normals"] = _turned(
+        faulty["normals"] = _turned(
             labels["normals"], tilt * np.array([np.cos(angle), np.sin(angle)])
         )
     if "segmentation" in labels:
@@ -186,10 +186,10 @@ def rescaled(labels: Labels, donor: Labels, strength: float, rng: Generator) -> 
         zoom = 1 + sign * 0.4 * strength
         rows = np.clip((np.arange(height) - height / 2) * zoom + height / 2, 0, height - 1)
         columns = np.clip((np.arange(width) - width / 2) * zoom + width / 2, 0, width - 1)
-        made["segmentation"] = labels["segmentation"][
+        faulty["segmentation"] = labels["segmentation"][
             rows.astype(int)[:, None], columns.astype(int)
         ]
-    return made
+    return faulty
 
 
 FAULTS: Mapping[str, Fault] = {

@@ -43,15 +43,15 @@ def credit(
         agreeing = [p for p in plan.prompts if p.id in quality and agrees(p, score)]
         n_kept = sum(quality[p.id].n_kept for p in agreeing)
         for prompt in agreeing:
-            made = quality[prompt.id]
-            share = made.n_kept / n_kept if n_kept else 0.0
+            audited = quality[prompt.id]
+            share = audited.n_kept / n_kept if n_kept else 0.0
             credits_.append(
                 Credit(
                     prompt_id=prompt.id,
                     slice=score.key,
-                    n_images=made.n_made,
-                    change_per_100=effect.shrunk * share * 100 / made.n_made,
-                    error=None if effect.plain else effect.error * share * 100 / made.n_made,
+                    n_images=audited.n_made,
+                    change_per_100=effect.shrunk * share * 100 / audited.n_made,
+                    error=None if effect.plain else effect.error * share * 100 / audited.n_made,
                 )
             )
     return tuple(credits_)
@@ -142,9 +142,9 @@ def prompt_influence(
         prompt_ids: id of the prompt of each image, n of them.
         photographs: gradients of the photographs of the slice, (m, d).
     """
-    owner, wanted = np.array(prompt_ids), photographs.mean(0)
-    size = float(wanted @ wanted)
+    owner, goal = np.array(prompt_ids), photographs.mean(0)
+    size = float(goal @ goal)
     return {
-        name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_SQUARE else 0.0
+        name: float(images[owner == name].mean(0) @ goal) / size if size > LEAST_SQUARE else 0.0
         for name in dict.fromkeys(prompt_ids)
     }

@@ -67,9 +67,9 @@ def select(
     Returns:
         Candidates in the order of selection, with p and q of the first test.
     """
-    aside = np.zeros(len(scores), bool)
+    excluded = np.zeros(len(scores), bool)
     worse = partial(_worse, scores=scores, groups=groups, n_min=n_min)
-    p_values = [worse(candidate, aside) for candidate in candidates]
+    p_values = [worse(candidate, excluded) for candidate in candidates]
     tested = [
         replace(candidate, p=p, q=q)
         for candidate, p, q in zip(candidates, p_values, benjamini_hochberg(p_values), strict=True)
@@ -77,17 +77,17 @@ def select(
     left = [candidate for candidate in tested if candidate.q <= alpha]
     threshold = alpha * len(left) / max(1, len(tested))
     if explained is not None:
-        aside[explained] = True
+        excluded[explained] = True
     taken: list[Candidate] = []
     while left and len(taken) < limit:
-        now = [(worse(candidate, aside), candidate) for candidate in left]
+        now = [(worse(candidate, excluded), candidate) for candidate in left]
         now = [(p, candidate) for p, candidate in now if p <= threshold]
         if not now:
             break
         _, best = min(now, key=lambda item: item[0])
-        best = _core(best, [candidate for _, candidate in now], worse, scores, aside, alpha)
+        best = _core(best, [candidate for _, candidate in now], worse, scores, excluded, alpha)
         taken.append(best)
-        aside[best.members] = True
+        excluded[best.members] = True
         left = [candidate for _, candidate in now if candidate is not best]
     return taken
 
@@ -97,7 +97,7 @@ def _core(
     others: Sequence[Candidate],
     worse: Callable[[Candidate, NDArray[np.bool_]], float],
     scores: Scores,
-    aside: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
     alpha: float,
 ) -> Candidate:
     """Return the most significant of the smaller candidates that explain why `whole` is worse.
@@ -109,16 +109,16 @@ def _core(
     """
     inside = np.zeros(len(scores), bool)
     inside[whole.members] = True
-    mean = scores[whole.members[~aside[whole.members]]].mean()
+    mean = scores[whole.members[~excluded[whole.members]]].mean()
     left = [
         other
         for other in others
         if (other.kind == "slice" or whole.kind != "slice")
         and len(other.members) < len(whole.members)
         and inside[other.members].mean() >= 0.5
-        and scores[other.members[~aside[other.members]]].mean() < mean
+        and scores[other.members[~excluded[other.members]]].mean() < mean
     ]
-    without = aside.copy()
+    without = excluded.copy()
     first = None
     for _ in range(min(N_PARTS, len(left))):
         p_values = [worse(other, without) for other in left]
@@ -128,13 +128,13 @@ def _core(
         first = first or part
         without[part.members] = True
         if worse(whole, without) > alpha:
-            return _core(first, others, worse, scores, aside, alpha)
+            return _core(first, others, worse, scores, excluded, alpha)
     return whole
 
 
 def _worse(
     candidate: Candidate,
-    aside: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
     scores: Scores,
     groups: Indices | None,
     n_min: int,
@@ -145,7 +145,7 @@ def _worse(
     """
     inside = np.zeros(len(scores), bool)
     inside[candidate.members] = True
-    judged = candidate.tested[~aside[candidate.tested]]
+    judged = candidate.tested[~excluded[candidate.tested]]
     members, rest = judged[inside[judged]], judged[~inside[judged]]
     # Half of the images were used to fit a mixture and are not tested; others may be explained.
     if len(members) < max(2, n_min / 2) or len(rest) < 2:
@@ -232,9 +232,9 @@ def nearest_prompts(members: Indices, captions: Floats, prompts: Floats, n: int 
     if len(prompts) == 0:
         return []
     middle = captions.mean(0)
-    wanted, offsets = captions[members].mean(0) - middle, prompts - middle
-    lengths = np.linalg.norm(offsets, axis=1) * np.linalg.norm(wanted) + 1e-12
-    order = np.argsort(-(offsets @ wanted) / lengths, kind="stable")
+    direction, offsets = captions[members].mean(0) - middle, prompts - middle
+    lengths = np.linalg.norm(offsets, axis=1) * np.linalg.norm(direction) + 1e-12
+    order = np.argsort(-(offsets @ direction) / lengths, kind="stable")
     return [int(i) for i in order[:n]]
 
 

@@ -172,11 +172,11 @@ def _regressed(scores: Floats, variances: Floats) -> tuple[Floats, Floats]:
     n = len(scores)
     if n < LEAST_REGRESSED:
         return scores, variances
-    away = scores - scores.mean()
-    between = max(0.0, float((away**2).sum()) / (n - 1) - float(variances.mean()))
+    deviations = scores - scores.mean()
+    between = max(0.0, float((deviations**2).sum()) / (n - 1) - float(variances.mean()))
     part = variances / (variances + between)
-    error = variances * (1 - (n - 1) / n * part) + 2 / max(1, n - 3) * part**2 * away**2
-    return scores - part * away, error
+    error = variances * (1 - (n - 1) / n * part) + 2 / max(1, n - 3) * part**2 * deviations**2
+    return scores - part * deviations, error
 
 
 def _sampling(score: SliceScore) -> float:

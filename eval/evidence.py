@@ -183,10 +183,10 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
             words = " ".join([prompt["class_name"], *others[:3]])
             of_round = changes[words, row["slice"]][row["session"], row["round"]]
             of_round.append((row["change_per_100"], row["n_images"]))
-    known = {group: list(r.values()) for group, r in changes.items() if len(r) >= MIN_ROUNDS}
+    grouped = {group: list(r.values()) for group, r in changes.items() if len(r) >= MIN_ROUNDS}
     means = [
         [sum(change for change, _ in pairs) / len(pairs) for pairs in of_group]
-        for of_group in known.values()
+        for of_group in grouped.values()
     ]
     q_values = benjamini_hochberg([no_change(values) for values in means])
     groups = [
@@ -199,7 +199,7 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
             q_value=q_value,
         )
         for ((words, key), of_group), values, q_value in zip(
-            known.items(), means, q_values, strict=True
+            grouped.items(), means, q_values, strict=True
         )
     ]
     return sorted(groups, key=lambda h: (-h.change_per_100.value, h.words, h.slice))

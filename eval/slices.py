@@ -279,16 +279,16 @@ def worse_than_rest(scores: Scores, rest: Scores) -> float:
     if min(n, n_rest) < 2:
         return 1.0
     every = np.concatenate([scores, rest])
-    away = every - every.mean()
-    variance = float((away**2).mean())
+    deviations = every - every.mean()
+    variance = float((deviations**2).mean())
     if variance <= 1e-24:
         return 1.0
     # Moments of the mean of n of N values drawn without replacement.
     total = n + n_rest
     error = math.sqrt(variance * n_rest / (n * (total - 1)))
-    skew = float((away**3).mean()) / variance**1.5 * (total - 2 * n) / (total - 2)
+    skew = float((deviations**3).mean()) / variance**1.5 * (total - 2 * n) / (total - 2)
     skew *= math.sqrt((total - 1) / (n * n_rest))
-    return float(pearson3.cdf(float(away[:n].mean()) / error, skew))
+    return float(pearson3.cdf(float(deviations[:n].mean()) / error, skew))
 
 
 def share_of_alpha(round_number: int) -> float:

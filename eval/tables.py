@@ -102,7 +102,7 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     return rows
 
 
-def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
+def likeness_rows(session: str, groups: Sequence[Likeness]) -> list[Row]:
     """Return the rows of the table `likeness`: similarity of a session's images to photographs."""
     return [
         _row(
@@ -117,7 +117,7 @@ def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
             coverage_low=one.coverage.low,
             coverage_high=one.coverage.high,
         )
-        for one in found
+        for one in groups
     ]
 
 

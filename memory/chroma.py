@@ -153,13 +153,13 @@ class MemoryIndex:
                     matching[place] = _latest(hits)
             return [hits[:n] for hits in matching]
 
-        found = self._use(look)
+        results = self._use(look)
         if damaged:
             self._tell(
                 f"The memory skipped {len(damaged)} damaged items. To build it anew from the "
                 "journals: shaping memory reindex"
             )
-        return found
+        return results
 
     def stats(self) -> dict[str, Any]:
         """Return the number of items in total (`items`) and by `kinds`, `targets` and `sessions`.

@@ -101,13 +101,13 @@ def remove_temporaries(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents so that they survive a power loss."""
-    made = []
+    created = []
     above = folder
     while not above.exists():
-        made.append(above)
+        created.append(above)
         above = above.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for new in made:
+    for new in created:
         sync_folder(new.parent)
 
 

@@ -119,8 +119,8 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
             continue
         quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
         for prompt in done.plan.prompts if done.plan else ():
-            if made := quality.get(prompt.id):
-                data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
+            if audit := quality.get(prompt.id):
+                data: Data = {"n_made": audit.n_made, "kept_rate": audit.n_kept / audit.n_made}
                 for credit in done.credits:
                     if credit.prompt_id == prompt.id:
                         data[f"{CREDIT}{credit.slice}"] = credit.change_per_100

@@ -77,13 +77,13 @@ def writing(folder: Path, names: Collection[str], replaces: str = "") -> Iterato
         yield
     finally:
         with storing(folder):
-            made = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+            new = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
             kept = {name: value for name, value in before.items() if name not in names}
             for name in [name for name in kept if re.fullmatch(replaces, name)]:
                 if not _is_foreign(folder, name, before):
                     (folder / name).unlink(missing_ok=True)
                 del kept[name]
-            write_json(folder / RECORD, {**kept, **made})
+            write_json(folder / RECORD, {**kept, **new})
 
 
 @contextmanager
@@ -106,28 +106,28 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def _move(stage: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    made = {
+    written = {
         path.relative_to(stage).as_posix(): sha256_of(path)
         for path in sorted(stage.rglob("*"))
         if path.is_file()
     }
     before = _read(folder)
-    for name in made:
+    for name in written:
         for parent in list(Path(name).parents)[-2::-1]:
             if (folder / parent).is_symlink() or (folder / parent).is_file():
                 _set_aside(folder / parent)
-        same = (folder / name).is_file() and sha256_of(folder / name) == made[name]
+        same = (folder / name).is_file() and sha256_of(folder / name) == written[name]
         if not same and _is_foreign(folder, name, before):
             _set_aside(folder / name)
     # Written first, so that files that a crash leaves behind are recorded as the program's.
-    write_json(folder / RECORD, {**before, **dict.fromkeys(made)})
-    for name in made:
+    write_json(folder / RECORD, {**before, **dict.fromkeys(written)})
+    for name in written:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (stage / name).replace(folder / name)
-    for name in before.keys() - made.keys():
+    for name in before.keys() - written.keys():
         if not _is_foreign(folder, name, before):
             (folder / name).unlink(missing_ok=True)
-    write_json(folder / RECORD, made)
+    write_json(folder / RECORD, written)
 
 
 def _set_aside(path: Path) -> None:

@@ -213,16 +213,16 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
 
 def overrides(settings: Settings) -> list[str]:
     """Return the "key=value" by which `load_settings` reproduces settings from their preset."""
-    found: list[str] = []
+    assignments: list[str] = []
     # Twice, since defaults can depend on other settings.
     for _ in range(2):
-        base = _leaves(load_settings(settings.preset, found).model_dump(mode="json"))
-        found += [
+        base = _leaves(load_settings(settings.preset, assignments).model_dump(mode="json"))
+        assignments += [
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in _leaves(settings.model_dump(mode="json")).items()
             if value != base.get(key)
         ]
-    return found
+    return assignments
 
 
 def journaled_settings(settings: Settings) -> dict[str, Any]:

@@ -221,8 +221,8 @@ class ArmEffects(LiveEffects):
         is_given = number == 0 and settings.session.baseline is not None
         if is_given or settings.selection.method != "all":
             return super().train(number)
-        made = [folder / shard for shard in self._all_shards(number)]
-        shared = self._models / _key(*self._components.learnt_from(made))
+        shards = [folder / shard for shard in self._all_shards(number)]
+        shared = self._models / _key(*self._components.learnt_from(shards))
         place = round_folder(folder, number)
         if (shared / "training.json").exists() and not (place / "model.json").exists():
             training = Training.model_validate_json((shared / "training.json").read_bytes())
@@ -271,8 +271,8 @@ def _measure(
     """
     reports = []
     for past, sealed in zip(rounds, read_sealed(session.folder), strict=True):
-        made = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
-        shards, real = components.learnt_from(made)
+        generated = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
+        shards, real = components.learnt_from(generated)
         more = []
         is_given = past.training is not None and past.training.n_steps == 0
         n_further = 0 if is_given else n - 1

@@ -349,14 +349,14 @@ def openings(settings: Settings) -> Openings:
 
     Deleted and unreadable comparisons are not counted.
     """
-    wanted = settings.target.model_dump(mode="json")
+    compared = settings.target.model_dump(mode="json")
     measured = []
     for path in sorted((settings.home / "compare").glob("*/compare.json")):
         try:
             target = json.loads(path.read_bytes())["settings"]["target"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if target == wanted:
+        if target == compared:
             measured.append(len([*path.parent.glob("seed-*/*/round-*.json")]))
     return Openings(n_comparisons=sum(n > 0 for n in measured), n_measured=sum(measured))
 

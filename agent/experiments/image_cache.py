@@ -78,8 +78,8 @@ class ImageCache:
         size = max(1, self._components.settings.session.shard_size // self._size)
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
-            made = self._make([prompt for prompt, _ in part], critic)
-            for (prompt, pulled), samples in zip(part, made, strict=True):
+            drawn = self._make([prompt for prompt, _ in part], critic)
+            for (prompt, pulled), samples in zip(part, drawn, strict=True):
                 data = write_shard(
                     replace(samples, ids=[name + pulled for name in samples.ids]),
                     [prompt.text] * self._size,

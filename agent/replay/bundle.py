@@ -258,8 +258,8 @@ def _check_texts(folder: Path) -> None:
 def _texts(folder: Path) -> dict[str, bytes]:
     """Return journal, settings and report without paths, keys, and the command `on_finish`."""
     raw = (folder / "journal.jsonl").read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    lines = whole.splitlines(keepends=True)
+    complete = raw[: raw.rfind(b"\n") + 1]
+    lines = complete.splitlines(keepends=True)
     scrubbed = [scrub(_ON_FINISH.sub(r"\1null", line.decode())).encode() for line in lines]
     files = {"journal.jsonl": b"".join(lines if scrubbed == lines else seal(scrubbed))}
     command = yaml.safe_load((folder / "session.yaml").read_text("utf-8"))["settings"]["session"]

@@ -122,16 +122,16 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
 def _pictures(folder: Path, events: Sequence[Event]) -> Iterator[Finding]:
     """Yield the pictures that a model was shown, with `recorded` set if the file has changed."""
     for number, name, subject in shown_in(events):
-        what, found = f"round {number}, {subject}", name
+        description, actual = f"round {number}, {subject}", name
         if path := stored_picture(folder, name):
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            actual = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            what += " (not stored any more)"
-        if found == name:
-            yield Finding(f"picture {name[:12]}", what)
+            description += " (not stored any more)"
+        if actual == name:
+            yield Finding(f"picture {name[:12]}", description)
         else:
-            what += ": the file is not the one that was shown"
-            yield Finding(f"picture {name[:12]}", what, name, found)
+            description += ": the file is not the one that was shown"
+            yield Finding(f"picture {name[:12]}", description, name, actual)
 
 
 def _run(

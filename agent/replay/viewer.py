@@ -89,9 +89,9 @@ class Recording:
         """Return the first step after `after`, cyclically, that contains a text in any case."""
         n = len(self.steps)
         places = ((after + offset) % n for offset in range(1, n + 1))
-        wanted = text.lower()
+        lowered = text.lower()
         return next(
-            (i for i in places if wanted in self._bytes(self.steps[i]).decode().lower()), None
+            (i for i in places if lowered in self._bytes(self.steps[i]).decode().lower()), None
         )
 
     def at_round(self, round_number: int) -> int | None:

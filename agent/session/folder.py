@@ -144,15 +144,15 @@ def unfinished(settings: Settings) -> str | None:
     Sessions that a process holds are ignored.
     """
     ignored = ("home: ", "session.name: ")
-    alike = []
+    same = []
     for path in _settings_files(settings.home):
         # Settings are compared first, since reading journals takes longer.
         with contextlib.suppress(ShapingError):
             changes = differences(_read_settings(path), settings)
             if all(change.startswith(ignored) for change in changes):
-                alike.append(path)
-    found = [info for info in _infos(alike) if info.state in ("dead", "failed", "stopped", "open")]
-    return found[0].name if found else None
+                same.append(path)
+    idle = [info for info in _infos(same) if info.state in ("dead", "failed", "stopped", "open")]
+    return idle[0].name if idle else None
 
 
 def latest(home: Path) -> str:

@@ -47,14 +47,14 @@ class Instruction(NamedTuple):
 
 def instructions(settings: Settings) -> list[Instruction]:
     """Return the commands, code paths and clusters that settings name."""
-    found = []
+    named = []
     if settings.session.on_finish:
-        found.append(Instruction("command", "session.on_finish", settings.session.on_finish))
+        named.append(Instruction("command", "session.on_finish", settings.session.on_finish))
     if settings.compute.address:
-        found.append(Instruction("cluster", "compute.place", settings.compute.place))
+        named.append(Instruction("cluster", "compute.place", settings.compute.place))
     values = settings.model_dump(mode="json", exclude={"session", "compute", "home"})
-    found += [Instruction("code", key, path) for key, path in _code_paths(values, "")]
-    return found
+    named += [Instruction("code", key, path) for key, path in _code_paths(values, "")]
+    return named
 
 
 def untrusted(settings: Settings, stored: Settings) -> list[Instruction]:
@@ -64,11 +64,11 @@ def untrusted(settings: Settings, stored: Settings) -> list[Instruction]:
         settings: The settings to run.
         stored: Settings of the folder; instructions that are not in them come from this command.
     """
-    given = instructions(settings)
-    if not given:
+    named = instructions(settings)
+    if not named:
         return []
     held = {instruction.mark for instruction in instructions(stored)} - _recorded()
-    return [instruction for instruction in given if instruction.mark in held]
+    return [instruction for instruction in named if instruction.mark in held]
 
 
 def check(settings: Settings, stored: Settings, name: str) -> None:
@@ -83,10 +83,10 @@ def check(settings: Settings, stored: Settings, name: str) -> None:
         )
 
 
-def listed(found: list[Instruction]) -> str:
+def listed(named: list[Instruction]) -> str:
     """Return one line for each instruction."""
     # repr: control characters must not hide a part of a command in a terminal.
-    return "\n".join(f"  {i.kind} {i.text!r} ({i.key})" for i in found)
+    return "\n".join(f"  {i.kind} {i.text!r} ({i.key})" for i in named)
 
 
 def trust(settings: Settings) -> None:

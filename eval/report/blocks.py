@@ -289,9 +289,9 @@ def report_table(report: Report, title: str, n_slices: int | None = None) -> Tab
 
 def report_lines(report: Report) -> list[Block]:
     """Return the metrics of a report and its five worst slices, one per line."""
-    made = "" if report.round else ", whose model has seen no generated image,"
+    note = "" if report.round else ", whose model has seen no generated image,"
     head = (
-        f"Report of round {report.round}{made} on real {report.split} photographs (95% intervals):"
+        f"Report of round {report.round}{note} on real {report.split} photographs (95% intervals):"
     )
     return [
         Line(head),

@@ -19,11 +19,11 @@ _STYLES: dict[str, Style] = {"helped": "good", "undecided": "warning", "harmed":
 
 def delivery_title(delivery: Delivery) -> str:
     """Return the title that names the two models compared."""
-    own = "Your model"
+    first_model = "Your model"
     if "model" not in delivery.baseline:
         count = f"{delivery.n_photographs} " if delivery.n_photographs else ""
-        own = f"Your {count}photographs alone"
-    return f"{own} → with {plural(delivery.n_images, 'shaped image')}"
+        first_model = f"Your {count}photographs alone"
+    return f"{first_model} → with {plural(delivery.n_images, 'shaped image')}"
 
 
 def delivery_table(delivery: Delivery) -> Table:

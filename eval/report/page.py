@@ -175,8 +175,8 @@ def failure_cards(
         return FailureCard(failure, number, numbers, montages.get(failure.id))
 
     now = [card(f, last) for r in rounds if r.number == last for f in r.failures]
-    gone = [each[-1] for each in significant.values() if each[-1][0] != last]
-    return now, [card(failure, number) for number, failure in gone]
+    earlier = [each[-1] for each in significant.values() if each[-1][0] != last]
+    return now, [card(failure, number) for number, failure in earlier]
 
 
 def outcome(events: Sequence[Mapping[str, Any]]) -> str:
@@ -224,13 +224,13 @@ def _rounds_table(
     for r in rounds:
         author: list[Part] = [r.plan.author if r.plan else None]
         author += [Line(text.plural(r.fallbacks, "fallback"), "dim")] if r.fallbacks else []
-        made = r.batch.n_made if r.batch else 0
+        n_made = r.batch.n_made if r.batch else 0
         rows.append(
             [
                 r.label,
                 author,
-                text.count(made) if r.batch else None,
-                text.percent(r.batch.n_kept / made) if r.batch and made and audited else None,
+                text.count(n_made) if r.batch else None,
+                text.percent(r.batch.n_kept / n_made) if r.batch and n_made and audited else None,
                 text.count(r.training.n_images) if r.training else None,
                 text.number(r.training.final_loss) if r.training and r.training.n_steps else None,
                 feedback.get(r.number),
