@@ -223,4 +223,4 @@ def test_a_collector_gets_the_spans(home: Path, collector: tuple[str, list[bytes
     assert result.exit_code != 0
     assert "did not accept the spans" in result.output
     result = CliRunner().invoke(app, [*common, "phoenix"])
-    assert "is no address" in result.output
+    assert "is not the address" in result.output
