@@ -36,7 +36,7 @@ class Agreement(Record):
 
     @property
     def overlap(self) -> float:
-        """The share of images that both plans ask for, 0..1."""
+        """The share of images that both plans request, 0..1."""
         return 1 - self.images
 
 

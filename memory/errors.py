@@ -2,7 +2,7 @@
 
 Every message names what was given, what was expected and what to do. The tree::
 
-    ShapingError             anything the program explains by itself
+    ShapingError             base of all errors with a message for the user
     |- SettingsError         a preset, key, value or name that cannot be used
     |- DataError             a target, image, label or split that is unusable
     |- WeightsError          model weights that are missing, damaged or foreign
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 
 
 class ShapingError(Exception):
-    """Base of all errors with a message meant for the user."""
+    """Base of all errors with a message for the user."""
 
 
 class SettingsError(ShapingError):

@@ -1,4 +1,4 @@
-"""Monitoring and control of a running session from outside, by two files in its folder.
+"""Monitoring and control of a running session from outside, by files in its folder.
 
 heartbeat.json  process and progress of the session; written by the running process
 heartbeat.touched  empty; touched in its place while the disk is full

@@ -1,4 +1,4 @@
-"""Detects changes of a user's images since their session began."""
+"""Detection of changes in a user's images since the start of a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints docs/journal.md, made from the docstrings of the events.
+"""Generates docs/journal.md from the docstrings of the events.
 
 python -m memory.events > docs/journal.md
 """

@@ -23,7 +23,7 @@ class Tokens(Record):
 
     @property
     def total(self) -> int:
-        """The sum of both."""
+        """Tokens of messages and answer together."""
         return self.prompt + self.answer
 
 
