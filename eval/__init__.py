@@ -1,1 +1,1 @@
-"""Pure functions over predictions and samples: metrics, slices, credit, pictures, the report."""
+"""Evaluation: metrics, slices, credit and discovery as pure functions, pictures, the report."""

@@ -1,4 +1,4 @@
-"""How alike two plans for the same round are."""
+"""Similarity of two plans for the same round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from memory.records import Plan, PromptSpec, Record, Share
 
-# Value of an attribute that a prompt does not name.
+# Stands for the value of an attribute that a prompt does not name.
 UNNAMED = "(any)"
 
 
@@ -17,12 +17,12 @@ class Agreement(Record):
     """Two plans compared by total variation: 0 for the same mixture of images, 1 for disjoint ones.
 
     Attributes:
-        round: of both.
+        round: number of the round of both plans.
         images: distance over combinations of class and attributes.
         classes: distance over classes.
-        attributes: distance over the values of each attribute.
-        n_prompts: of the two plans.
-        n_images: of the two plans.
+        attributes: distance over the values of each attribute, by attribute.
+        n_prompts: number of prompts of each plan.
+        n_images: number of images of each plan.
         same_slice: whether their hypotheses name the same slice.
     """
 
@@ -36,12 +36,12 @@ class Agreement(Record):
 
     @property
     def overlap(self) -> float:
-        """The share of images that both plans ask for, 0..1."""
+        """The share of images that both plans request, 0..1."""
         return 1 - self.images
 
 
 def agreement(one: Plan, other: Plan) -> Agreement:
-    """Compare two plans of a round; an attribute that no prompt names is left out."""
+    """Return the agreement of two plans of a round; attributes that no prompt names are omitted."""
     plans = (one, other)
     names = sorted({name for plan in plans for p in plan.prompts for name in p.attributes})
     slices = [plan.hypothesis.slice if plan.hypothesis else None for plan in plans]
@@ -64,13 +64,13 @@ def agreement(one: Plan, other: Plan) -> Agreement:
 
 
 def total_variation(p: Mapping[Hashable, float], q: Mapping[Hashable, float]) -> float:
-    """Return half the summed differences of two distributions, 0..1."""
+    """Return the total variation distance, 0..1, of two distributions given as shares by key."""
     distance = sum(abs(p.get(key, 0.0) - q.get(key, 0.0)) for key in {**p, **q}) / 2
     return min(1.0, max(0.0, distance))
 
 
 def _mixture(plan: Plan, cell: Callable[[PromptSpec], Hashable]) -> dict[Hashable, float]:
-    """Return the share of a plan's images by the cell of their prompt."""
+    """Return the shares of a plan's images by the cell that their prompt belongs to."""
     counts: Counter[Hashable] = Counter()
     for prompt in plan.prompts:
         counts[cell(prompt)] += prompt.count

@@ -1,10 +1,10 @@
 """Candidates: sets of images on which a model may err more than on the rest.
 
-Attribute values and pairs of them (a factor audit has their F), groups of images that look alike,
-clusters of a mixture over embeddings and outcomes (Domino: Eyuboglu et al. 2022), and the ends of
-failure directions (Jain et al. 2023). A candidate that was found by its errors is never tested on
-them: mixtures are fitted on one half of the images and tested on the other, directions are
-cross-fitted in five parts.
+Candidates are attribute values and pairs of them (the factor audit computes their F), groups of
+images that look alike, clusters of a mixture over embeddings and outcomes (Domino: Eyuboglu et al.
+2022), and the ends of failure directions (Jain et al. 2023). A candidate that was fitted to errors
+is never tested on the same errors: mixtures are fitted on one half of the images and tested on the
+other, directions are cross-fitted in five parts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from eval.slices import Attributes, Indices, Scores, benjamini_hochberg, slice_t
 Floats = NDArray[np.float64]
 Kind = Literal["slice", "cluster", "direction"]
 
-# Halvings of the images, each with two mixtures.
+# Random halvings of the images; a mixture is fitted to each half.
 N_SPLITS = 5
 N_FOLDS = 5
-# Ridge of a failure direction, and shares of a class that its end may hold.
+# Ridge penalty of a failure direction, and sizes of its ends as shares of a class.
 PENALTY = 5.0
 TAILS = (0.05, 0.1, 0.2)
 
@@ -38,16 +38,16 @@ class Evaluated:
     """Images that a model was evaluated on.
 
     Attributes:
-        ids: n of them.
+        ids: n image ids.
         errors: 0..1, (n,).
-        attributes: n of them.
-        outcomes: what a mixture explains beside the embeddings, each (n, c): rows of probabilities
-            (one-hot classes, predictions), or one column of scores.
-        classes: (n,); failure directions are looked for in each.
+        attributes: attribute values of each of the n images.
+        outcomes: variables that a mixture models beside the embeddings, each (n, c): rows of
+            probabilities (one-hot classes, predictions), or one column of scores.
+        classes: class ids, (n,); a failure direction is fitted within each class.
         embeddings: (n, d), or None where only attributes are known.
         losses: (n,), examples are sorted by them; None: by errors.
-        groups: (n,), the number of each image's group; images of one belong together, as frames of
-            a video do, and are one observation. None: each is its own.
+        groups: (n,), the number of each image's group; the images of a group, such as the frames
+            of a video, count as one observation. None: each image is a group of its own.
     """
 
     ids: Sequence[str]
@@ -61,13 +61,13 @@ class Evaluated:
 
 
 class Factor(NamedTuple):
-    """How much of the errors an attribute, or a pair of them, explains.
+    """An attribute, or a pair of attributes, and how much of the errors' variance it explains.
 
     Attributes:
-        names: of the attribute or the pair.
-        f: statistic of the one-way analysis of variance.
-        share: of the variance of the errors, 0..1 (eta squared).
-        p: of the F-test.
+        names: name of the attribute, or the two names of the pair.
+        f: F statistic of the one-way analysis of variance.
+        share: explained share of the variance of the errors, 0..1 (eta squared).
+        p: p-value of the F-test.
         q: p corrected for the number of factors (Benjamini-Hochberg).
     """
 
@@ -80,7 +80,16 @@ class Factor(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set of images; its error rate is judged on those that are among `tested`."""
+    """A set of images whose error rate is tested on the images of `tested` only.
+
+    Attributes:
+        kind: how the candidate was found.
+        members: rows of its images.
+        tested: rows of the images that the test may use, members and others.
+        attributes: attribute values that define a slice; {} for other kinds.
+        p: p-value of the test against the rest.
+        q: p corrected for the number of candidates (Benjamini-Hochberg).
+    """
 
     kind: Kind
     members: Indices
@@ -94,8 +103,8 @@ def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tup
     """Return F of every attribute and of every pair of attributes, largest F first.
 
     One-way analysis of variance of the errors over the values, or over the cells of a pair.
-    Values and cells with fewer than `n_min` images are left out, and so are factors with nothing
-    to compare.
+    Values and cells with fewer than `n_min` images are left out, and so are factors with fewer than
+    two cells, without variance, or with one image per cell.
     """
     names = sorted({name for named in attributes for name in named})
     tested = []
@@ -116,10 +125,11 @@ def factor_audit(errors: Floats, attributes: Attributes, n_min: int = 10) -> tup
 
 
 def fit_direction(embeddings: Floats, errors: Floats) -> Floats:
-    """Return a failure direction: (d + 1,) weights, the offset first.
+    """Return the weights of a failure direction, (d + 1,), the offset first.
 
-    The logistic regression of errors, 0..1, (n,), on standardised embeddings, (n, d), with a ridge
-    of `PENALTY`. An image's decision value, `w[0] + embeddings @ w[1:]`, rises towards failures.
+    Logistic regression of errors, 0..1, (n,), on standardised embeddings, (n, d), with the ridge
+    penalty `PENALTY`. The decision value of an image, `w[0] + embeddings @ w[1:]`, rises with its
+    expected error.
     """
     ridge = np.full(embeddings.shape[1] + 1, PENALTY)
     ridge[0] = 1e-6
@@ -127,14 +137,14 @@ def fit_direction(embeddings: Floats, errors: Floats) -> Floats:
 
 
 def as_scores(errors: Floats) -> Scores:
-    """Return 1 - errors, as bools where all images are right or wrong."""
+    """Return 1 - errors, as bools where every error is 0 or 1."""
     return errors == 0 if np.isin(errors, (0, 1)).all() else 1 - errors
 
 
 def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
-    """Return the values of attributes, and of pairs, that the factor audit can compare.
+    """Return a candidate for each value of each factor of the factor audit.
 
-    A pair whose F is small is among them: of many cells one may fail.
+    Factors with a small F are included: a single one of their many cells may fail.
     """
     every = np.arange(len(images.errors))
     candidates = []
@@ -146,9 +156,10 @@ def attribute_candidates(images: Evaluated, n_min: int) -> list[Candidate]:
 
 
 def group_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
-    """Return groups of images that look alike, explained ones too: errors have no part in them.
+    """Return groups of images that look alike.
 
-    Of more than `MOST_IMAGES` images, groups of as many drawn by chance, and tested on these.
+    Groups are formed without the errors, so all images take part in place of `rows` alone. Of more
+    than `MOST_IMAGES` images, a random sample of that size is grouped and tested.
     """
     assert images.embeddings is not None
     every = np.arange(len(images.errors))
@@ -162,8 +173,8 @@ def group_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candi
 def mixture_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
     """Return clusters of mixtures, each fitted on one half of `rows` and tested on the other.
 
-    Images belong to the component that is likeliest by their embedding alone, so that a held-out
-    image's error has no say in where it belongs.
+    Images are assigned to the component that is most likely given their embedding alone, so that
+    the error of a held-out image does not affect its assignment.
     """
     assert images.embeddings is not None
     candidates = []
@@ -188,15 +199,18 @@ def mixture_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Can
 
 
 def _numbered_groups(images: Evaluated, rows: Indices) -> Indices:
-    """Return the group of each row, numbered from 0; those of one group are never parted."""
+    """Return the group number of each of `rows`, renumbered from 0, (len(rows),).
+
+    Halves and folds are drawn over these numbers, so that no group is divided between them.
+    """
     of_rows = rows if images.groups is None else images.groups[rows]
     return np.unique(of_rows, return_inverse=True)[1]
 
 
 def direction_candidates(images: Evaluated, rows: Indices, n_min: int) -> list[Candidate]:
-    """Return the ends of each class's failure direction, cross-fitted; without classes, of all.
+    """Return the ends of each class's failure direction; without classes, of one for all images.
 
-    An image's decision value comes from a direction that was fitted without it.
+    Cross-fitted: the decision value of an image comes from a direction that was fitted without it.
     """
     assert images.embeddings is not None
     classes = np.zeros(len(rows), np.int64) if images.classes is None else images.classes[rows]

@@ -1,10 +1,10 @@
-"""Groups of images that may fail: those that look alike, and components of a mixture.
+"""Clusters of images that may fail: groups that look alike, and components of a mixture.
 
 Groups at every scale come from Ward's hierarchical clustering (1963) of whitened principal
-components, cut as HDBSCAN condenses its tree (Campello et al. 2013, leaf clusters): a group ends
-where two parts that are both large enough would join. They know nothing of errors, so they can be
-tested on all images. Mixtures explain embeddings and outcomes together, along the axes in which
-failures vary most (Domino: Eyuboglu et al. 2022).
+components, cut as HDBSCAN condenses its tree (Campello et al. 2013, leaf clusters): a group stops
+growing where two parts that are both large enough would join. They do not depend on the errors, so
+they can be tested on all images. Mixtures model embeddings and outcomes jointly, along the axes in
+which failures vary most (Domino: Eyuboglu et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from scipy.special import log_softmax
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-# Principal components that distances are measured in, and how far they are whitened.
+# Number of principal components that distances are computed from, and their degrees of whitening.
 N_DIMENSIONS = 64
 WHITENINGS = (0.5, 1.0)
-# Ward's method keeps all distances: 100 MB for so many images.
+# Ward's method stores all pairwise distances: 100 MB for this many images.
 MOST_IMAGES = 5_000
 
 N_COMPONENTS = 25
-# Whitened principal components of the embeddings, and axes among them that a mixture works on.
+# Number of whitened principal components, and of the axes in their space that a mixture is fitted
+# on.
 N_WHITE, N_AXES = 32, 8
 N_ITERATIONS = 40
 
@@ -38,10 +39,10 @@ def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
 
     Args:
         embeddings: (n, d).
-        n_min: images that a group needs.
+        n_min: least images of a group.
 
     Returns:
-        Sorted row indices of each group, none twice. Groups of one whitening and those of the other
+        Sorted row indices of each group, without duplicates. Groups of different whitenings may
         overlap.
     """
     groups = {
@@ -53,14 +54,14 @@ def look_alike(embeddings: Floats, n_min: int) -> list[Indices]:
 
 
 def tree_groups(points: Floats, n_min: int) -> list[Indices]:
-    """Return the nodes of Ward's tree with `n_min` points that do not join two such nodes.
+    """Return the nodes of Ward's tree with at least `n_min` points that do not join two such nodes.
 
     Args:
         points: (n, d).
-        n_min: points that a group needs.
+        n_min: least points of a group.
 
     Returns:
-        Sorted row indices of each group, parts before the groups that contain them; none for fewer
+        Sorted row indices of each group, parts before the groups that contain them; [] for fewer
         than `n_min` points.
     """
     if len(points) < max(2, n_min):
@@ -79,13 +80,13 @@ def tree_groups(points: Floats, n_min: int) -> list[Indices]:
 
 
 def join_embeddings(embeddings: Sequence[Floats]) -> Floats:
-    """Return several embeddings of the same images as one, each with the same total variance.
+    """Concatenate several embeddings of the same images, each scaled to the same total variance.
 
     Args:
         embeddings: (n, d) each.
 
     Returns:
-        Their half-whitened principal components, at most `N_DIMENSIONS` of each, (n, d_all).
+        The half-whitened principal components, at most `N_DIMENSIONS` of each, (n, d_all).
     """
     parts = [principal_components(part, N_DIMENSIONS, 0.5) for part in embeddings]
     return np.concatenate([part / np.sqrt((part**2).sum(1).mean() + 1e-12) for part in parts], 1)
@@ -114,9 +115,9 @@ class Mixture(NamedTuple):
     """A mixture of diagonal Gaussians over projected embeddings.
 
     Attributes:
-        centre: of the embeddings, (d,).
-        projection: (d, k).
-        log_weights: (s,).
+        centre: mean of the embeddings, (d,).
+        projection: axes that embeddings are projected on, (d, k).
+        log_weights: log prior of each component, (s,).
         means: (s, k).
         variances: (s, k).
     """
@@ -128,7 +129,7 @@ class Mixture(NamedTuple):
     variances: Floats
 
     def assign(self, embeddings: Floats) -> Indices:
-        """Return the likeliest component of each image by its embedding alone, (n,)."""
+        """Return the most likely component of each image given its embedding alone, (n,)."""
         z = (embeddings - self.centre) @ self.projection
         likely: Indices = (_log_normal(z, self) + self.log_weights).argmax(1)
         return likely
@@ -140,7 +141,7 @@ def fit_mixture(
     errors: Floats,
     n_components: int = N_COMPONENTS,
 ) -> Mixture:
-    """Fit components whose images are alike in appearance and in the outcome of the model.
+    """Fit a mixture whose components are homogeneous in appearance and in the model's outcomes.
 
     Expectation maximisation of sum_i log sum_s P(s) N(z_i; mu_s, S_s) P(outcomes_i | s) with
     diagonal S_s (Domino: Eyuboglu et al. 2022), initialised within the cells of equal outcomes.
@@ -149,10 +150,10 @@ def fit_mixture(
 
     Args:
         embeddings: (n, d).
-        outcomes: as in `eval.candidates.Evaluated`; a column of scores is normal within a
-            component.
+        outcomes: as in `eval.candidates.Evaluated`; a column of scores is modelled as normal within
+            a component.
         errors: 0..1, (n,).
-        n_components: most components.
+        n_components: largest number of components.
     """
     rng = np.random.default_rng(0)
     centre, projection = failure_axes(embeddings, errors)
@@ -177,10 +178,10 @@ def fit_mixture(
 
 
 def failure_axes(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
-    """Return a centre, (d,), and axes, (d, k), along which failures spread most.
+    """Return a centre, (d,), and the axes along which failures spread most, (d, k).
 
-    Leading eigenvectors of the second moment of images that err more than average, about the mean
-    of the others, after whitening the leading principal components.
+    The axes are the leading eigenvectors of the second moment of the images that err more than
+    average, about the mean of the others, after whitening the leading principal components.
     """
     scale = embeddings.std(0) + 1e-6
     centre = embeddings.mean(0)
@@ -189,8 +190,8 @@ def failure_axes(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
     whitening = axes[:rank].T / scale[:, None] / spread[:rank] * math.sqrt(len(embeddings))
     white = (embeddings - centre) @ whitening
     excess = np.maximum(0, errors - errors.mean())
-    away = white - np.average(white, axis=0, weights=1 - errors + 1e-9)
-    moment = (away * excess[:, None]).T @ away / max(excess.sum(), 1e-9)
+    deviations = white - np.average(white, axis=0, weights=1 - errors + 1e-9)
+    moment = (deviations * excess[:, None]).T @ deviations / max(excess.sum(), 1e-9)
     _, directions = np.linalg.eigh(moment)
     return centre, whitening @ directions[:, ::-1][:, :N_AXES]
 
@@ -198,7 +199,7 @@ def failure_axes(embeddings: Floats, errors: Floats) -> tuple[Floats, Floats]:
 def _begin(
     z: Floats, outcomes: Sequence[Floats], n_components: int, rng: np.random.Generator
 ) -> Floats:
-    """Return first responsibilities, (n, s): seeds spread out within cells of equal outcomes."""
+    """Return initial responsibilities, (n, s), from seeds spread within cells of equal outcomes."""
     labels = np.zeros(len(z), np.int64)
     for outcome in outcomes:
         if outcome.shape[1] > 1:
@@ -207,7 +208,7 @@ def _begin(
             cell = np.digitize(outcome[:, 0], np.quantile(outcome[:, 0], (0.25, 0.5, 0.75)))
         _, labels = np.unique(labels * (cell.max() + 1) + cell, return_inverse=True)
     cells = [np.flatnonzero(labels == number) for number in range(labels.max() + 1)]
-    # Small cells, where the errors are, get as many seeds as large ones as long as they have them.
+    # Small cells, which hold the errors, get as many seeds as large ones if they have the points.
     left = n_components
     responsibility = np.zeros((len(z), 0))
     for position, rows in enumerate(sorted(cells, key=len)):
@@ -221,7 +222,7 @@ def _begin(
 
 
 def _spread(z: Floats, n_seeds: int, rng: np.random.Generator) -> Indices:
-    """Return the nearest of `n_seeds` far-apart points (k-means++) for each point."""
+    """Return the nearest of at most `n_seeds` seeds, chosen by k-means++, for each point, (n,)."""
     seeds = [int(rng.integers(len(z)))]
     distance = ((z - z[seeds[0]]) ** 2).sum(1)
     nearest = np.zeros(len(z), np.int64)
@@ -243,7 +244,7 @@ def _log_normal(z: Floats, mixture: Mixture) -> Floats:
 
 
 def _log_outcome(outcome: Floats, responsibility: Floats, mass: Floats) -> Floats:
-    """Return log P(outcome_i | s), (n, s), with parameters from the responsibilities."""
+    """Return log P(outcome_i | s), (n, s), with parameters estimated from the responsibilities."""
     if outcome.shape[1] > 1:
         shares = (responsibility.T @ outcome + 0.1) / (mass[:, None] + 0.1 * outcome.shape[1])
         likely: Floats = outcome @ np.log(shares).T

@@ -1,4 +1,4 @@
-"""Labels of pixels as colours, with their legends, for montages and reports."""
+"""Colour images of pixel labels, with legends, for montages and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eval.montage import BACKGROUND, INK, drawable
 
 Images = NDArray[np.uint8]
 
-# "Plasma" of matplotlib (CC0): even steps of lightness, from far and cold to near and warm.
+# Colour map "plasma" of matplotlib (CC0): even steps of lightness, from far (cold) to near (warm).
 _FAR_TO_NEAR = (
     (13, 8, 135), (70, 3, 159), (114, 1, 168), (156, 23, 158), (189, 55, 134),
     (216, 87, 107), (237, 121, 83), (251, 159, 58), (253, 202, 38), (240, 249, 33),
@@ -28,7 +28,7 @@ _BAR_WIDTH_PX = 192
 
 @cache
 def class_colours(source: str) -> Mapping[str, Sequence[int]]:
-    """Return the colours, 0..255, of CamVid's classes; source: "camvid" or "ade20k"."""
+    """Return the RGB colour, 0..255, of each class of a data set: "camvid" or "ade20k"."""
     file = resources.files("eval").joinpath("colours.yaml")
     colours: Mapping[str, Sequence[int]] = yaml.safe_load(file.read_text("utf-8"))[source]
     return colours
@@ -37,8 +37,8 @@ def class_colours(source: str) -> Mapping[str, Sequence[int]]:
 def palette(class_names: Sequence[str]) -> Images:
     """Return a colour per class, (n_classes, 3), none of them black.
 
-    CamVid's where all names are its own; else those of PASCAL VOC, which depend on a class's
-    number alone and differ for up to 255 classes.
+    CamVid's colours where all names are CamVid classes; else those of PASCAL VOC, which depend on a
+    class's number alone and are distinct for up to 255 classes.
     """
     camvid = class_colours("camvid")
     colours: list[Sequence[int]] = [_voc(number + 1) for number in range(len(class_names))]
@@ -55,9 +55,9 @@ def segmentation_rgb(ids: NDArray[np.uint8], class_names: Sequence[str]) -> Imag
 
 
 def depth_rgb(depth: NDArray[np.floating], near_m: float, far_m: float) -> Images:
-    """Return metres, (n, h, w), as RGB, (n, 3, h, w): near warm, far cold, NaN black.
+    """Return depth in metres, (n, h, w), as RGB, (n, 3, h, w): near warm, far cold, NaN black.
 
-    near_m, far_m: ends of the scale, above 0, which is logarithmic as sight is.
+    near_m, far_m: ends of the logarithmic scale, above 0.
     """
     valid = np.isfinite(depth)
     metres = np.clip(np.where(valid, depth, far_m), near_m, far_m)
@@ -69,7 +69,7 @@ def depth_rgb(depth: NDArray[np.floating], near_m: float, far_m: float) -> Image
 
 
 def normals_rgb(normals: NDArray[np.floating]) -> Images:
-    """Return unit vectors, (n, 3, h, w), as RGB of the same shape: the usual blue is "faces us".
+    """Return unit vectors, (n, 3, h, w), as RGB of the same shape in the usual normal-map colours.
 
     Red grows to the right, green upwards, blue towards the camera; unknown pixels are black.
     """
@@ -86,7 +86,7 @@ def label_colours(
     class_names: Sequence[str],
     depth_m: tuple[float, float],
 ) -> list[Images]:
-    """Return those kinds of labels of pixels that there are as RGB, (n, 3, h, w) each.
+    """Return pixel labels as RGB, (n, 3, h, w) for each kind of `kinds` that `labels` has.
 
     depth_m: ends of the scale of `depth_rgb`.
     """
@@ -104,13 +104,13 @@ def label_colours(
 
 
 def side_by_side(images: Images, *colours: Images) -> Images:
-    """Return images, gray or RGB, and colours, (n, 3, h, w), next to each other in that order."""
+    """Return images, gray or RGB, with colour images, (n, 3, h, w), to the right of them."""
     rgb = np.broadcast_to(images, (len(images), 3, *images.shape[2:]))
     return np.concatenate([rgb, *colours], axis=3)
 
 
 def legend(class_names: Sequence[str]) -> Images:
-    """Return the colours of the classes with their names, one below the other, (3, h, w)."""
+    """Return a legend, (3, h, w): a line for each class with its colour and its name."""
     font = ImageFont.load_default()
     names = [drawable(name) for name in class_names]
     width = 2 * _ROW_PX + int(max((font.getlength(name) for name in names), default=0))
@@ -139,7 +139,7 @@ def depth_bar(near_m: float, far_m: float) -> Images:
 
 
 def below_one_another(pictures: Sequence[Images]) -> Images:
-    """Return pictures, (3, h, w), of any widths as one, with the background of the legends."""
+    """Stack pictures, (3, h, w), of any widths on the background of the legends."""
     width = max(picture.shape[2] for picture in pictures)
     background = np.array(BACKGROUND, np.uint8).reshape(3, 1, 1)
     rows = []
@@ -151,7 +151,7 @@ def below_one_another(pictures: Sequence[Images]) -> Images:
 
 
 def _voc(number: int) -> tuple[int, int, int]:
-    """Return colour `number` of PASCAL VOC: the bits of the number, dealt out to R, G and B."""
+    """Return colour `number` of PASCAL VOC, whose bits are distributed over R, G and B in turn."""
     channels = [0, 0, 0]
     for bit in range(8):
         channels[bit % 3] |= (number >> bit & 1) << (7 - bit // 3)

@@ -1,8 +1,8 @@
-"""Statistics of a comparison: arms against one another over paired seeds, on the sealed test split.
+"""Statistics of a comparison of arms over paired seeds, on the sealed test split.
 
-Pure functions over scores. Arms with one seed number share everything but what is compared, so
-differences are taken seed by seed, with intervals over the seeds (`eval.intervals`). With one seed
-they have no width.
+Pure functions over scores. Arms with the same seed share everything except what is compared, so
+differences are computed seed by seed, with intervals over the seeds (`eval.intervals`). With one
+seed the intervals have no width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 N_WORST = 5
 REFERENCE, ORACLE = "uniform", "oracle"
-# Seeds of a pilot, and standard errors that the oracle has to gain in it.
+# Number of seeds of a pilot, and standard errors by which the oracle has to exceed uniform in it.
 N_PILOT, N_ERRORS = 3, 3
 FIGURES = ("average", "balanced", "worst_slice", "worst_five")
 _ALL_FIGURES = (*FIGURES, "sound_five")
@@ -33,14 +33,14 @@ class Score(Record):
     """Figures of one arm with one seed after one round, on the sealed test split.
 
     Attributes:
-        arm: its name.
-        seed: its seed.
+        arm: name of the arm.
+        seed: number of the seed.
         round: number of the round.
-        n_images: made so far, rejected ones included.
+        n_images: images generated so far, including rejected ones.
         average: the first metric of the report (accuracy, mIoU, ...).
         balanced: balanced accuracy, or the mean over the slices where there are no image classes.
-        worst_slice: the lowest slice.
-        worst_five: mean of the five lowest slices.
+        worst_slice: score of the lowest slice.
+        worst_five: mean score of the five lowest slices.
         sound_five: the same over slices outside of the broken prompt cells.
     """
 
@@ -59,17 +59,18 @@ class Summary(Record):
     """One arm over all seeds, after its last round.
 
     Attributes:
-        arm: its name.
-        n_seeds: seeds that have all rounds.
-        n_images: made by the last round.
-        figures: means over the seeds.
-        differences: to uniform, paired by seed; none for uniform and without it.
+        arm: name of the arm.
+        n_seeds: number of seeds with all rounds.
+        n_images: images generated up to the last round.
+        figures: means over the seeds, by figure.
+        differences: differences to uniform, paired by seed, by figure; {} for uniform itself and
+            for comparisons without it.
         area: mean of the worst-five score over the images; None for a single round.
         images_to_match: images after which the mean curve reaches uniform's final worst-five score,
             None if it never does.
-        match_interval: of that number, None where it is unbounded.
-        gap_closed: share of the way from uniform to the oracle on the worst five, None where the
-            oracle is not better beyond chance.
+        match_interval: `images_to_match` with its interval, None where it is unbounded.
+        gap_closed: gain over uniform relative to the gain of the oracle on the worst five, None
+            where the oracle is not significantly better than uniform.
     """
 
     arm: str
@@ -99,9 +100,18 @@ def score_report(
     n_images: int,
     broken: Sequence[Mapping[str, str]] = (),
 ) -> Score:
-    """Return the figures of a report; raises DataError when it measures no slice.
+    """Return the figures of a report as a score.
 
-    broken: attributes of prompt cells that draw something else.
+    Args:
+        report: of the arm on the sealed test split.
+        arm: name of the arm.
+        seed: number of the seed.
+        round_number: number of the round.
+        n_images: images generated so far.
+        broken: attributes of the prompt cells for which the generator draws something else.
+
+    Raises:
+        DataError: The report has no slice.
     """
     if not report.slices:
         raise DataError(
@@ -129,9 +139,9 @@ def score_report(
 
 
 class SliceFigure(Record):
-    """The score of one slice of a split, the mean over the trainings of a round.
+    """The score of one slice of a split, averaged over the trainings of a round.
 
-    n: photographs of the slice.
+    n: number of photographs of the slice.
     """
 
     split: str
@@ -159,7 +169,7 @@ def slice_figures(reports: Sequence[Report]) -> list[SliceFigure]:
 
 
 def average_scores(scores: Sequence[Score]) -> Score:
-    """Return the mean figures of several trainings of one round of an arm."""
+    """Return the mean score of several trainings of one round of an arm."""
     means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in _ALL_FIGURES}
     return scores[0].model_copy(update=means)
 
@@ -167,8 +177,7 @@ def average_scores(scores: Sequence[Score]) -> Score:
 def summarise(scores: Sequence[Score]) -> list[Summary]:
     """Return a summary per arm, in the order of first appearance.
 
-    An arm counts with the seeds that have all its rounds, a difference with the seeds that both
-    arms have.
+    An arm is averaged over the seeds with all its rounds, a difference over the seeds of both arms.
     """
     arms = list(dict.fromkeys(score.arm for score in scores))
     curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
@@ -176,7 +185,7 @@ def summarise(scores: Sequence[Score]) -> list[Summary]:
 
 
 def contrast(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
-    """Return the paired differences of pairs of arms, of those that have a seed in common."""
+    """Return the paired differences of pairs of arms; pairs without a common seed are omitted."""
     arms = {name for pair in pairs for name in pair}
     curves = {arm: _curves([s for s in scores if s.arm == arm]) for arm in arms}
     differences = {pair: _differences(*(curves[arm] for arm in pair)) for pair in pairs}
@@ -197,7 +206,7 @@ def mean_curve(scores: Sequence[Score], figure: str) -> dict[int, Estimate]:
 
 
 def area(curve: Sequence[Score]) -> float:
-    """Return the mean of the worst-five score over the images (trapezoid rule)."""
+    """Return the worst-five score averaged over the number of images (trapezoid rule)."""
     x = np.array([score.n_images for score in curve], dtype=np.float64)
     y = np.array([score.worst_five for score in curve])
     if len(x) == 1:
@@ -206,7 +215,10 @@ def area(curve: Sequence[Score]) -> float:
 
 
 def images_to_reach(images: Sequence[float], values: Sequence[float], goal: float) -> float | None:
-    """Return after how many images a curve first reaches `goal`, between points by a line."""
+    """Return the number of images at which a curve first reaches `goal`; None if it never does.
+
+    images, values: the points of the curve, interpolated linearly.
+    """
     if values[0] >= goal:
         return float(images[0])
     for i in range(1, len(values)):
@@ -217,25 +229,25 @@ def images_to_reach(images: Sequence[float], values: Sequence[float], goal: floa
 
 
 class Headroom(NamedTuple):
-    """What the oracle gains over uniform on the worst five slices, with its standard error."""
+    """The gain of the oracle over uniform on the worst five slices, with its standard error."""
 
     gain: Estimate
     standard_error: float
 
     @property
     def is_enough(self) -> bool:
-        """Whether a comparison of planners can show something: three standard errors or more."""
+        """Whether the gain is at least `N_ERRORS` standard errors, so that planners can differ."""
         return self.gain.value >= N_ERRORS * self.standard_error
 
     @property
     def text(self) -> str:
-        """The result of a pilot in words."""
+        """The result of a pilot as sentences."""
         start = (
             f"Pilot: on the worst five slices the oracle gains {self.gain.value:+.3f} over "
             f"uniform, with a standard error of {self.standard_error:.3f} ({self.gain.n} seeds)."
         )
         if self.is_enough:
-            return f"{start} There is something to win: go on without --pilot."
+            return f"{start} Planners can differ here: run the comparison without --pilot."
         return (
             f"{start} That is less than {N_ERRORS} standard errors: a comparison of planners would "
             "show nothing here. Look for slices that lack images, use fewer photographs "
@@ -244,13 +256,13 @@ class Headroom(NamedTuple):
 
 
 def headroom(summaries: Sequence[Summary]) -> Headroom:
-    """Return what there is to win by the choice of prompts; the oracle must be among the arms."""
+    """Return the headroom that a choice of prompts has; the oracle must be among the arms."""
     gain = next(s.differences["worst_five"] for s in summaries if s.arm == ORACLE)
     return Headroom(gain, standard_error(gain))
 
 
 def summary_table(summaries: Sequence[Summary]) -> list[Sequence[str]]:
-    """Return head and rows of a table with a row per arm; figures that do not exist are empty."""
+    """Return the header and rows of a table with one row per arm; missing figures are empty."""
     rows = []
     for s in summaries:
         row = {"arm": s.arm, "seeds": f"{s.n_seeds}", "images": f"{s.n_images}"}
@@ -270,9 +282,10 @@ def summary_table(summaries: Sequence[Summary]) -> list[Sequence[str]]:
 
 
 def seed_tables(scores: Sequence[Score]) -> dict[str, list[Sequence[str]]]:
-    """Return heads and rows by name: `seeds`, of all scores; `differences`, of each two arms.
+    """Return the tables `seeds`, one row per score, and `differences`, of every pair of arms.
 
-    A difference is the mean over the seeds that both arms have, with its paired t-interval.
+    Each has its header as first row. A difference is the mean over the seeds of both arms, with
+    its paired t-interval.
     """
     seeds: list[Sequence[str]] = [("arm", "seed", "round", "images", *_ALL_FIGURES)]
     for score in scores:
@@ -331,7 +344,7 @@ def _differences(one: _Curves, other: _Curves) -> dict[str, Estimate]:
 
 
 def _images_to_match(mine: _Curves, uniform: _Curves) -> tuple[float | None, Estimate | None]:
-    """Return the images after which the mean curve reaches uniform's last score, and interval."""
+    """Return the images at which the mean curve reaches uniform's last score, with the interval."""
     seeds = [seed for seed in mine if seed in uniform]
     if not seeds:
         return None, None
@@ -347,7 +360,7 @@ def _images_to_match(mine: _Curves, uniform: _Curves) -> tuple[float | None, Est
 
 
 def _curves(scores: Sequence[Score]) -> dict[int, list[Score]]:
-    """Return the scores of an arm by seed, in order of rounds; seeds with missing rounds not."""
+    """Return the scores of an arm by seed, sorted by round, without seeds that lack a round."""
     rounds = {score.round for score in scores}
     by_seed: dict[int, list[Score]] = {}
     for score in sorted(scores, key=lambda s: (s.seed, s.round)):

@@ -1,4 +1,4 @@
-"""Near copies among generated images: what was found, and how much would be found."""
+"""Near copies of training photographs among generated images, and the power of the search."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from eval.metrics import wilson
 from memory.records import Estimate, Record
 
 FALSE_ALARMS = 0.01
-"""Share of further photographs that count as near copies, at most."""
+"""Largest share of unseen photographs that the limit takes for near copies."""
 
 
 class Pair(Record):
-    """An image, the photograph nearest to it, and the score, see `tools.models.copies`."""
+    """An image, its nearest photograph and their score, see `tools.models.copies`."""
 
     image: str
     photograph: str
@@ -24,12 +24,12 @@ class Copies(Record):
     """Near copies of the photographs that a generator was trained on.
 
     Attributes:
-        n_photographs: That were compared.
+        n_photographs: Number of photographs that images were compared with.
         limit: Score below which an image is a near copy.
         power: Share of planted copies of these photographs that are found.
         found: Share of the images that are near copies.
-        prompts: The same by prompt, of those that have some.
-        pairs: The closest, first.
+        prompts: The same by prompt, for prompts with near copies.
+        pairs: Near copies with their photographs, the closest first.
     """
 
     n_photographs: int
@@ -41,29 +41,29 @@ class Copies(Record):
 
     @property
     def n_found(self) -> int:
-        """How many images are near copies."""
+        """The number of images that are near copies."""
         return round(self.found.value * self.found.n)
 
     @property
     def suspicious(self) -> bool:
-        """Whether there are more than there would be among further photographs."""
+        """Whether there are significantly more near copies than among unseen photographs."""
         return self.found.low > FALSE_ALARMS
 
     def say(self) -> str:
-        """Return a sentence on what was found."""
+        """Return the result as sentences."""
         return (
             f"{self.n_found} of {self.found.n} images are near copies of photographs that the "
-            f"generator was trained on; of further photographs at most {FALSE_ALARMS:.0%} would "
-            f"be. {self.power.value:.0%} of planted copies are found."
+            f"generator was trained on; of unseen photographs at most {FALSE_ALARMS:.0%} would "
+            f"count as such. {self.power.value:.0%} of planted copies are found."
         )
 
 
 def copies_by_prompt(prompts: list[str], copied: list[bool]) -> dict[str, Estimate]:
-    """Return the share of near copies of each prompt that has some, the largest first.
+    """Return the share of near copies of each prompt with at least one, the largest first.
 
     Args:
         prompts: The prompt of each image.
-        copied: Whether it is a near copy.
+        copied: Whether each image is a near copy.
     """
     n_found = Counter(p for p, c in zip(prompts, copied, strict=True) if c)
     shares = {name: wilson(n, prompts.count(name)) for name, n in n_found.items()}

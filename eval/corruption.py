@@ -1,8 +1,8 @@
 """Synthetic errors of dense labels, modelled on those of generators, to calibrate label quality.
 
-A fault takes the labels of one image (as in `tools.data.samples.Samples`, without the first axis),
-those of a donor image, a strength in 0..1 and a random generator. It affects all kinds of labels in
-the same places.
+A fault is a function of the labels of one image (as in `tools.data.samples.Samples`, without the
+first axis), the labels of a donor image, a strength in 0..1 and a random generator. It changes all
+kinds of labels in the same places.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Fault = Callable[[Labels, Labels, float, Generator], Image]
 def corrupt(
     labels: Mapping[str, NDArray[Any]], rng: Generator, clean_share: float = 0.3
 ) -> dict[str, NDArray[Any]]:
-    """Return labels of images of which most have one random fault of a uniform strength.
+    """Apply a random fault of uniformly distributed strength to the labels of most images.
 
     Args:
         labels: arrays by kind as in `Samples`, n images each.
-        rng: decides on all.
+        rng: draws faulty images, donors, faults and strengths.
         clean_share: expected share of images without a fault, 0..1.
     """
     n = len(next(iter(labels.values())))
@@ -52,7 +52,7 @@ def corrupt(
 
 
 def is_valid(kind: str, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return where one image's labels are known, (h, w)."""
+    """Return the mask of the known labels of one image, (h, w)."""
     valid: NDArray[np.bool_] = values != VOID if kind == "segmentation" else np.isfinite(values)
     return np.all(valid, axis=0) if kind == "normals" else valid
 
@@ -67,18 +67,18 @@ def filled(kind: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def elsewhere(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Replace a vertical strip of the labels, from half strength on all, by those of the donor."""
+    """Replace a vertical strip by the donor's labels; from strength 0.5, the whole image."""
     _, width = _size(labels)
     wide = max(1, round(width * min(1.0, 2 * strength)))
     start = int(rng.integers(0, width - wide + 1))
-    made = {kind: values.copy() for kind, values in labels.items()}
-    for kind, values in made.items():
+    faulty = {kind: values.copy() for kind, values in labels.items()}
+    for kind, values in faulty.items():
         values[..., start : start + wide] = donor[kind][..., start : start + wide]
-    return made
+    return faulty
 
 
 def shifted(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Translate all labels by up to a sixth of the width, with the edge repeated."""
+    """Translate all labels in a random direction by up to a sixth of the width, edges repeated."""
     height, width = _size(labels)
     reach = strength * width / 6
     angle = rng.uniform(0, 2 * np.pi)
@@ -89,59 +89,63 @@ def shifted(labels: Labels, donor: Labels, strength: float, rng: Generator) -> I
 
 
 def coarse(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Remove detail: one class per block of up to 12 pixels; depth and normals blurred alike."""
+    """Remove detail: one class per block of up to 12 pixels; depth and normals are blurred."""
     block = 1 + round(11 * strength)
     height, width = _size(labels)
     rows = np.minimum(np.arange(height) // block * block + block // 2, height - 1)
     columns = np.minimum(np.arange(width) // block * block + block // 2, width - 1)
-    made = dict(labels)
+    faulty = dict(labels)
     if "segmentation" in labels:
-        made["segmentation"] = labels["segmentation"][rows[:, None], columns]
+        faulty["segmentation"] = labels["segmentation"][rows[:, None], columns]
     if "depth" in labels:
-        made["depth"] = np.exp(gaussian_filter(np.log(labels["depth"]), block / 3)).astype(
+        faulty["depth"] = np.exp(gaussian_filter(np.log(labels["depth"]), block / 3)).astype(
             np.float32
         )
     if "normals" in labels:
         blurred = gaussian_filter(labels["normals"], (0, block / 3, block / 3))
-        made["normals"] = unit_vectors(blurred, axis=0).astype(np.float32)
-    return made
+        faulty["normals"] = unit_vectors(blurred, axis=0).astype(np.float32)
+    return faulty
 
 
 def missing(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Remove objects, i.e. regions of one class of at most a tenth of the image, up to all of them.
+    """Remove objects, i.e. regions of one class smaller than a tenth of the image.
 
-    They are filled from the nearest pixel around them. Without segmentation they are random discs.
+    Each is removed with a probability of `strength` and filled from the nearest pixel around it.
+    Without segmentation, objects are random discs.
     """
-    gone = np.zeros(_size(labels), np.bool_)
+    removed = np.zeros(_size(labels), np.bool_)
     for region in _small_regions(labels, rng):
         if rng.random() < strength:
-            gone |= region
-    if not gone.any() or gone.all():
+            removed |= region
+    if not removed.any() or removed.all():
         return dict(labels)
-    nearest = distance_transform_edt(gone, return_distances=False, return_indices=True)
+    nearest = distance_transform_edt(removed, return_distances=False, return_indices=True)
     return {kind: values[..., nearest[0], nearest[1]] for kind, values in labels.items()}
 
 
 def mistaken(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Give regions another class of the image, another distance and another slant."""
-    made = {kind: values.copy() for kind, values in labels.items()}
+    """Give regions another class of the image, another depth and another slant.
+
+    Each region is changed with a probability of `strength`.
+    """
+    faulty = {kind: values.copy() for kind, values in labels.items()}
     classes = np.unique(labels["segmentation"]) if "segmentation" in labels else np.arange(1)
     regions = [labels["segmentation"] == k for k in classes] if len(classes) > 1 else []
     for region in regions or _small_regions(labels, rng):
         if rng.random() >= strength:
             continue
-        if "segmentation" in made:
-            made["segmentation"][region] = rng.choice(classes)
-        if "depth" in made:
-            made["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
-        if "normals" in made:
+        if "segmentation" in faulty:
+            faulty["segmentation"][region] = rng.choice(classes)
+        if "depth" in faulty:
+            faulty["depth"][region] *= np.float32(np.exp(rng.normal(0, 0.6)))
+        if "normals" in faulty:
             turned = _turned(labels["normals"], rng.normal(0, 0.5, 2))
-            made["normals"][:, region] = turned[:, region]
-    return made
+            faulty["normals"][:, region] = turned[:, region]
+    return faulty
 
 
 def noisy(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Add spatially correlated errors of class, of log depth and of direction."""
+    """Add spatially correlated errors to classes, log depth and normals."""
     size = _size(labels)
 
     def smooth() -> NDArray[np.float64]:
@@ -149,32 +153,32 @@ def noisy(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Ima
         scaled: NDArray[np.float64] = field / max(float(field.std()), 1e-9)
         return scaled
 
-    made = dict(labels)
+    faulty = dict(labels)
     if "segmentation" in labels:
         # The flipped pixels are the maxima of a smooth field and take a class from elsewhere.
         flipped = smooth() > 2 - 2.5 * strength
-        made["segmentation"] = np.where(
+        faulty["segmentation"] = np.where(
             flipped, np.roll(labels["segmentation"], 17, 0), labels["segmentation"]
         )
     if "depth" in labels:
-        made["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
+        faulty["depth"] = (labels["depth"] * np.exp(0.5 * strength * smooth())).astype(np.float32)
     if "normals" in labels:
         field = np.stack([smooth(), smooth(), smooth()])
         noisy_normals = labels["normals"] + 0.7 * strength * field
-        made["normals"] = unit_vectors(noisy_normals, axis=0).astype(np.float32)
-    return made
+        faulty["normals"] = unit_vectors(noisy_normals, axis=0).astype(np.float32)
+    return faulty
 
 
 def rescaled(labels: Labels, donor: Labels, strength: float, rng: Generator) -> Image:
-    """Add a global error: all depths too near or too far, all normals tilted, classes zoomed."""
+    """Add a global error: scale all depths, tilt all normals, zoom the classes."""
     sign = rng.choice([-1, 1])
-    made = dict(labels)
+    faulty = dict(labels)
     if "depth" in labels:
-        made["depth"] = (labels["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
+        faulty["depth"] = (labels["depth"] * np.exp(sign * 0.7 * strength)).astype(np.float32)
     if "normals" in labels:
         angle = rng.uniform(0, 2 * np.pi)
         tilt = 0.6 * strength
-        made["normals"] = _turned(
+        faulty["normals"] = _turned(
             labels["normals"], tilt * np.array([np.cos(angle), np.sin(angle)])
         )
     if "segmentation" in labels:
@@ -182,10 +186,10 @@ def rescaled(labels: Labels, donor: Labels, strength: float, rng: Generator) -> 
         zoom = 1 + sign * 0.4 * strength
         rows = np.clip((np.arange(height) - height / 2) * zoom + height / 2, 0, height - 1)
         columns = np.clip((np.arange(width) - width / 2) * zoom + width / 2, 0, width - 1)
-        made["segmentation"] = labels["segmentation"][
+        faulty["segmentation"] = labels["segmentation"][
             rows.astype(int)[:, None], columns.astype(int)
         ]
-    return made
+    return faulty
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -197,7 +201,7 @@ FAULTS: Mapping[str, Fault] = {
     "noisy": noisy,
     "rescaled": rescaled,
 }
-"""The faults by their names."""
+"""The faults by name."""
 
 
 def _size(labels: Labels) -> tuple[int, int]:
@@ -228,7 +232,7 @@ def _small_regions(labels: Labels, rng: Generator) -> list[NDArray[np.bool_]]:
 
 
 def _turned(normals: NDArray[Any], slant: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return normals turned about the y and the x axis of the camera by two angles, radians."""
+    """Return normals rotated about the y and then the x axis of the camera; slant: in radians."""
     (sa, sb), (ca, cb) = np.sin(slant), np.cos(slant)
     about_y = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
     about_x = np.array([[1, 0, 0], [0, cb, -sb], [0, sb, cb]])

@@ -1,4 +1,4 @@
-"""Credit of prompts for the changes of slices, and verdicts on hypotheses."""
+"""Credit of prompts for changes of slices, and verdicts on hypotheses."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from memory.records import Batch, Credit, Estimate, Hypothesis, Plan, Report, Sl
 
 Floats = NDArray[np.float64]
 
-# What is called no change of an accuracy.
+# Largest absolute change of an accuracy that counts as no change.
 NO_CHANGE = 0.05
-# Squared length of a gradient up to which it is rounding error.
+# Squared norm up to which a gradient is rounding error.
 LEAST_SQUARE = 1e-20
 
 
 def credit(
     plan: Plan, batch: Batch, slices: Sequence[SliceScore], effects: Mapping[str, Effect]
 ) -> tuple[Credit, ...]:
-    """Share out the effect on every slice among the prompts that agree with all its attributes.
+    """Divide the effect on every slice among the prompts that name all its attribute values.
 
-    The effect is shrunk towards zero by its error (empirical Bayes: effects are believed to vary
-    with a standard deviation of 0.05), given to prompts in proportion to their kept images, and
-    divided by the images made, so that images which the audit rejects cost credit. Slices without
-    an effect and prompts that made nothing give none.
+    The effect is shrunk towards zero by its error (empirical Bayes with a prior standard deviation
+    of effects of 0.05), divided among prompts in proportion to their kept images, and expressed per
+    generated image, so that images which the audit rejects reduce the credit. Slices without an
+    effect and prompts without an image have no credit.
 
     Args:
-        plan: of the round.
-        batch: of the round.
-        slices: of the report after the round.
-        effects: by the key of the slice, see `eval.effects`.
+        plan: plan of the round.
+        batch: batch of the round.
+        slices: slices of the report after the round.
+        effects: effects by the key of the slice, see `eval.effects`.
     """
     quality = {q.prompt_id: q for q in batch.quality if q.n_made}
     credits_ = []
@@ -43,15 +43,15 @@ def credit(
         agreeing = [p for p in plan.prompts if p.id in quality and agrees(p, score)]
         n_kept = sum(quality[p.id].n_kept for p in agreeing)
         for prompt in agreeing:
-            made = quality[prompt.id]
-            share = made.n_kept / n_kept if n_kept else 0.0
+            audited = quality[prompt.id]
+            share = audited.n_kept / n_kept if n_kept else 0.0
             credits_.append(
                 Credit(
                     prompt_id=prompt.id,
                     slice=score.key,
-                    n_images=made.n_made,
-                    change_per_100=effect.shrunk * share * 100 / made.n_made,
-                    error=None if effect.plain else effect.error * share * 100 / made.n_made,
+                    n_images=audited.n_made,
+                    change_per_100=effect.shrunk * share * 100 / audited.n_made,
+                    error=None if effect.plain else effect.error * share * 100 / audited.n_made,
                 )
             )
     return tuple(credits_)
@@ -60,15 +60,16 @@ def credit(
 def settle(
     hypothesis: Hypothesis, before: Report | None, after: Report, effects: Mapping[str, Effect]
 ) -> Verdict:
-    """Return how a hypothesis came out.
+    """Return the verdict on a hypothesis.
 
-    It held if the effect on the slice is at least half of what was expected and its 95% interval is
-    on that side of 0; it did not hold if the whole interval is below half of what was expected.
-    Where no change was expected, it held if the interval lies within 0.05 of 0, and did not hold
-    if 0 is outside of it. Otherwise it is undecided.
+    It held if the effect on the slice is at least half of the expected change and its 95% interval
+    excludes 0 on that side; it did not hold if the whole interval is below half of the expected
+    change. Where no change was expected, it held if the interval lies within 0.05 of 0, and did not
+    hold if the interval excludes 0. Otherwise it is undecided.
 
-    Plain changes are settled by the rule of record version 1: the change is at least half as large
-    as expected, or where none was, the accuracy before lies within the interval after.
+    Plain changes are settled by the rule of record version 1: the hypothesis held if the change is
+    at least half of the expected one or, where none was expected, if the accuracy before lies
+    within the interval after.
     """
     old, new = (
         next((s.accuracy for s in report.slices if s.key == hypothesis.slice), None)
@@ -108,12 +109,12 @@ def _held(effect: Estimate, expected: float) -> bool | None:
 
 
 def head_gradients(features: Floats, residuals: Floats) -> Floats:
-    """Return the gradient of each image's loss by a linear layer, offsets included.
+    """Return the gradient of each image's loss with respect to a linear layer, biases included.
 
     Args:
-        features: the layer's input, (n, f), or (n, f, h, w) of a 1x1 convolution.
-        residuals: the derivative of an image's loss by the layer's output, (n, o) or (n, o, h, w);
-            p - y for softmax and cross-entropy.
+        features: input of the layer, (n, f), or (n, f, h, w) for a 1x1 convolution.
+        residuals: derivative of each image's loss with respect to the output of the layer, (n, o)
+            or (n, o, h, w); p - y for softmax and cross-entropy.
 
     Returns:
         (n, o * (f + 1)), summed over pixels.
@@ -131,19 +132,19 @@ def prompt_influence(
 ) -> dict[str, float]:
     """Return each prompt's influence on a slice.
 
-    It is the projection of the prompt's mean gradient on that of the photographs, relative to its
-    length: 1 is as much as the photographs themselves, below 0 is harm. Unlike the cosine it is
-    near 0 for images that the model has learnt already, whatever their direction. 0 where the
-    photographs have no gradient.
+    The influence is the projection of the prompt's mean gradient on the mean gradient of the
+    photographs, relative to the length of the latter: 1 equals the photographs themselves, below 0
+    is harm. Unlike the cosine it is near 0 for images that the model fits already, whatever their
+    direction. It is 0 where the photographs have no gradient.
 
     Args:
-        images: gradients of generated images, (n, d).
-        prompt_ids: prompt of each image, (n,).
-        photographs: gradients of the slice's photographs, (m, d).
+        images: gradients of the generated images, (n, d).
+        prompt_ids: id of the prompt of each image, n of them.
+        photographs: gradients of the photographs of the slice, (m, d).
     """
-    owner, wanted = np.array(prompt_ids), photographs.mean(0)
-    size = float(wanted @ wanted)
+    owner, goal = np.array(prompt_ids), photographs.mean(0)
+    size = float(goal @ goal)
     return {
-        name: float(images[owner == name].mean(0) @ wanted) / size if size > LEAST_SQUARE else 0.0
+        name: float(images[owner == name].mean(0) @ goal) / size if size > LEAST_SQUARE else 0.0
         for name in dict.fromkeys(prompt_ids)
     }

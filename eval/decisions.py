@@ -1,4 +1,4 @@
-"""How a session's brain decided: calls, legal and illegal, tokens, money and time per round."""
+"""Statistics of a brain's decisions: legal and illegal calls, tokens, cost and time per round."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memory.records import Record
 class Decisions(Record):
     """The decisions of one round; only calls of the brain itself count as legal or illegal.
 
-    tokens: of prompts and answers; seconds: spent waiting for answers.
+    prompt_tokens, answer_tokens: sums over the answers; seconds: time spent waiting for answers.
     """
 
     round: int = Field(ge=1)
@@ -31,7 +31,7 @@ class Decisions(Record):
 
 
 def decisions(brain: str, events: Iterable[Event]) -> list[Decisions]:
-    """Count a session's journalled decisions by round; `brain` is whose calls are counted."""
+    """Count a session's journalled decisions by round; brain: author whose calls are counted."""
     counts: dict[int, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
     for event in events:
         if not isinstance(event, ModelCallEvent | ToolCallEvent | IllegalCallEvent | FallbackEvent):
@@ -53,7 +53,7 @@ def decisions(brain: str, events: Iterable[Event]) -> list[Decisions]:
 
 
 def legal_share(rows: Iterable[Decisions]) -> float | None:
-    """Return the share of legal calls, 0..1, among all of the brain; None if it made none."""
+    """Return the share of the brain's calls that are legal, 0..1; None without any call."""
     rows = list(rows)
     n_legal = sum(row.n_legal for row in rows)
     n_calls = n_legal + sum(row.n_illegal for row in rows)

@@ -1,10 +1,10 @@
-"""Which round a session delivers, and what its images changed: against round 0, on the sealed test.
+"""The round that a session delivers, and its difference to round 0 on the sealed test.
 
-Two models predict the same photographs, so their difference is paired: photographs are resampled
-with both predictions (percentile bootstrap with the expanded quantiles of Hesterberg 2015), those
-of a group, as the frames of a video, together. Whether images helped is decided by the main figure
-alone; the intervals of the others are not corrected for their number. `tests/eval/test_delivery.py`
-simulates the coverage.
+Both models predict the same photographs, so their difference is paired: photographs are resampled
+with both predictions (percentile bootstrap with the expanded quantiles of Hesterberg 2015); the
+photographs of a group, such as the frames of a video, are resampled together. Whether images helped
+is decided by the main figure alone; the intervals of the other figures are not corrected for their
+number. `tests/eval/test_delivery.py` simulates the coverage.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Floats = NDArray[np.float64]
 Rule = Literal["main", "worst5", "balanced"]
 
 Figure = Callable[[Floats], Floats]
-"""Takes sums over photographs, (..., m), and returns a figure of each, (...); NaN for none."""
+"""Takes sums over photographs, (..., m), and returns their figure, (...); NaN where undefined."""
 
 _N_RESAMPLES = 2000
-# Below it an interval by resampling is too narrow.
+# Fewest photographs, or groups of them, for a percentile interval; with fewer it is too narrow.
 MIN_PHOTOGRAPHS = 20
 
 
 class FigureChange(Record):
-    """A figure of the baseline and of a round with images, and their difference."""
+    """A figure of the baseline and of a round with images, and their paired difference."""
 
     name: str
     before: float
@@ -41,17 +41,18 @@ class FigureChange(Record):
 
 
 class Delivery(Record):
-    """What a session delivers, and what its images changed.
+    """The delivered round of a session, and the differences of a round with images to round 0.
 
     Attributes:
-        rule: By which the round was chosen on the feedback photographs.
+        rule: Rule by which the round was chosen on the feedback photographs.
         baseline: Label of round 0.
-        round: That is delivered; 0 where no round with images was better.
-        compared: The round that `changes` are those of: the delivered one or, where that is
-            round 0, the best by feedback with images.
-        n_images: Generated images up to that round.
-        n_photographs: That all rounds have learnt from; None where round 0 is a given model.
-        changes: On the sealed test, the main figure first.
+        round: Number of the delivered round; 0 where no round with images was better.
+        compared: Number of the round that `changes` compares with round 0: the delivered one or,
+            where that is round 0, the best round with images by feedback.
+        n_images: Number of generated images up to that round.
+        n_photographs: Number of photographs that all rounds are trained on; None where round 0 is
+            a given model.
+        changes: Differences on the sealed test, the main figure first.
     """
 
     rule: Rule
@@ -64,13 +65,13 @@ class Delivery(Record):
 
     @property
     def outcome(self) -> Literal["helped", "undecided", "harmed"]:
-        """Return what the interval of the main figure's difference says."""
+        """Whether the interval of the main figure's difference is above 0, below 0, or neither."""
         main = self.changes[0].difference
         return "helped" if main.low > 0 else "harmed" if main.high < 0 else "undecided"
 
 
 def delivery_score(report: Report, rule: Rule) -> float:
-    """Return what a rule compares rounds by, of a report on feedback."""
+    """Return the score that a rule gives to a round, from its report on feedback."""
     assert report.main_figure  # of a measured round
     main = report.main_figure.value
     if rule == "main" or not report.slices:
@@ -80,7 +81,7 @@ def delivery_score(report: Report, rule: Rule) -> float:
 
 
 def delivered_round(past: Sequence[Round], rule: Rule) -> Round | None:
-    """Return the round with the best model by feedback; of equals the one with fewer images."""
+    """Return the measured round with the best score on feedback, the earliest of equals."""
     measured = [r for r in past if r.training and r.main_figure]
 
     def order(done: Round) -> tuple[float, int]:
@@ -91,14 +92,14 @@ def delivered_round(past: Sequence[Round], rule: Rule) -> Round | None:
 
 
 def slices_that_matter(past: Sequence[Round]) -> list[str]:
-    """Return the slices that failed in round 0, and those that plans were to change."""
+    """Return the slices that failed in round 0 and those that hypotheses of plans name."""
     failing = [f.slice for f in past[0].failures if f.significant and f.kind == "slice"]
     aims = [r.plan.hypothesis.slice for r in past if r.plan and r.plan.hypothesis]
     return list(dict.fromkeys([*failing, *aims]))
 
 
 def score_sums(scores: Floats) -> tuple[Floats, Figure]:
-    """Return what photographs add to a mean score, and the mean.
+    """Return per-photograph terms whose sums determine the mean score, (n, 2), and the figure.
 
     scores: 0..1, (n,), NaN where unknown.
     """
@@ -107,15 +108,15 @@ def score_sums(scores: Floats) -> tuple[Floats, Figure]:
 
 
 def class_sums(scores: Floats, classes: NDArray[np.int64]) -> tuple[Floats, Figure]:
-    """Return what photographs add to the mean over classes of their mean scores, and that mean."""
+    """Return the terms and the figure of the mean over classes of their mean scores."""
     members = classes[:, None] == np.unique(classes)
     return _group_sums(scores, members), lambda sums: np.nanmean(_group_means(sums), -1)
 
 
 def slice_sums(scores: Floats, slices: Sequence[NDArray[np.int64]]) -> tuple[Floats, Figure]:
-    """Return what photographs add to the mean of the five worst slices, and that mean.
+    """Return the terms and the figure of the mean of the five worst slices.
 
-    Each model has its own worst slices, as in `eval.compare`.
+    The worst slices are determined anew for each model and resample, as in `eval.compare`.
     """
     members = np.zeros((len(scores), len(slices)), dtype=bool)
     for column, rows in enumerate(slices):
@@ -132,12 +133,12 @@ def slice_sums(scores: Floats, slices: Sequence[NDArray[np.int64]]) -> tuple[Flo
 def rule_sums(
     rule: Rule, main: tuple[Floats, Figure], worst: tuple[Floats, Figure]
 ) -> tuple[Floats, Figure]:
-    """Return what photographs add to the figure that a rule goes by, and the figure.
+    """Return the terms and the figure that a rule compares rounds by.
 
     Args:
-        rule: Which figure.
-        main: The same of the main figure.
-        worst: The same of the five worst slices.
+        rule: The rule.
+        main: Terms and figure of the main figure.
+        worst: Terms and figure of the five worst slices.
     """
     if rule == "main":
         return main
@@ -158,15 +159,16 @@ def change(
     figure: Figure,
     groups: NDArray[Any] | None = None,
 ) -> FigureChange:
-    """Return how a figure differs between two models.
+    """Return the difference of a figure between two models.
 
     Args:
-        name: Of the figure.
-        before: What each photograph adds to the sums, by the first model, (n, m).
-        after: The same by the second model.
-        figure: Of the sums.
-        groups: Name or number of each photograph's group, (n,); None: each is its own. Of fewer
-            than 20 groups the interval is a t-interval by the standard deviation of the resamples.
+        name: Name of the figure.
+        before: Terms of each photograph under the first model, (n, m).
+        after: Terms of each photograph under the second model, (n, m).
+        figure: Computes the figure from sums of the terms.
+        groups: Name or number of each photograph's group, (n,); None: each is its own. With fewer
+            than 20 groups the interval is a t-interval from the standard deviation of the
+            resamples; with fewer than 20 photographs it is -1 to 1.
     """
     known = before.any(1) | after.any(1)
     before, after, n = before[known], after[known], int(known.sum())
@@ -198,12 +200,12 @@ def figure_changes(
     """Return the differences of two models: main figure, average, worst five, single slices.
 
     Args:
-        main: Name of the main figure, what photographs add to it by each model, and the figure.
-        scores: Of the photographs, by each model.
+        main: Name of the main figure, its terms under each model, and the figure.
+        scores: Scores of the photographs under each model.
         average: Name of the mean score.
-        slices: Rows of their photographs.
-        shown: Slices of interest; those that are not measured are left out.
-        groups: As of `change`.
+        slices: Rows of the photographs of each slice.
+        shown: Slices to compare one by one; slices that are not measured are left out.
+        groups: See `change`.
     """
     differences = [change(*main, groups)]
     before, after = (score_sums(each) for each in scores)
@@ -224,7 +226,7 @@ def _mean(sums: Floats) -> Floats:
 
 
 def _by_group(sums: Floats, groups: NDArray[Any]) -> Floats:
-    """Return the sums of each group, (groups, m)."""
+    """Return the sum of the terms of each group, (groups, m)."""
     numbers = np.unique(groups, return_inverse=True)[1]
     total = np.zeros((numbers.max(initial=-1) + 1, sums.shape[1]))
     np.add.at(total, numbers, sums)
@@ -232,7 +234,7 @@ def _by_group(sums: Floats, groups: NDArray[Any]) -> Floats:
 
 
 def _group_sums(scores: Floats, members: NDArray[np.bool_]) -> Floats:
-    """Return sums of scores and numbers of photographs by group, (n, 2 groups)."""
+    """Return per-photograph terms of the scores and counts of each group, (n, 2 groups)."""
     known = members & np.isfinite(scores)[:, None]
     return np.hstack([np.where(known, scores[:, None], 0), known.astype(np.float64)])
 

@@ -1,13 +1,12 @@
 """Metrics of dense predictions: segmentation, depth, normals; with 95% intervals over images.
 
-Statistics of each image are counted first (`confusions`, `depth_sums`, `angle_counts`). The figures
-pool the pixels of all images; their intervals resample whole images, because the pixels of one
-image are not independent (percentile bootstrap, Efron 1979, with the expanded quantiles of
-Hesterberg 2015; always the same 500 resamples). Below 20 images a bootstrap covers too seldom (the
-mIoU of 10 images: 63%): figures with an upper bound then have the interval from 0 to it. Without a
-known pixel there is nothing to measure, and the figures raise DataError. Every image has a score,
-0..1, higher is better, which slices and failures are made of; it is NaN where nothing of the image
-is known.
+Sufficient statistics of each image are computed first (`confusions`, `depth_sums`, `angle_counts`).
+The figures pool the pixels of all images; their intervals resample whole images, because the pixels
+of one image are not independent (percentile bootstrap, Efron 1979, with the expanded quantiles of
+Hesterberg 2015; always the same 500 resamples). Below 20 images the coverage of a bootstrap is too
+low (63% for the mIoU of 10 images): the interval of a bounded figure is then its whole range.
+Without a known pixel the figures raise DataError. Slices and failures are computed from the scores
+of images, 0..1, higher is better; the score of an image without a known pixel is NaN.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ DELTA = 1.25
 WITHIN_DEG = 11.25
 
 _N_RESAMPLES = 500
-# Images from which a bootstrap is believed.
+# Fewest images for a bootstrap interval.
 MIN_IMAGES = 20
 _BINS_PER_DEG = 20
 
@@ -48,7 +47,7 @@ def confusions(truth: NDArray[np.uint8], predictions: NDArray[np.uint8], n_class
         Numbers of pixels, (n, true, predicted).
 
     Raises:
-        DataError: other ids, or predictions that are not finite.
+        DataError: an id is not below `n_classes`, or predictions are not finite.
     """
     _check_finite(predictions)
     valid = truth != VOID
@@ -76,16 +75,16 @@ def class_ious(confusion: NDArray[Any]) -> Floats:
 
 
 def segmentation_scores(confusion: Counts) -> Floats:
-    """Return each image's mean IoU over the classes that are true somewhere in it, (n,)."""
+    """Return the mean IoU of each image over the classes of its ground truth, (n,)."""
     return _mean_known(class_ious(confusion))
 
 
 def segmentation_metrics(confusion: Counts, class_names: Sequence[str]) -> dict[str, Estimate]:
     """Return miou, pixel_accuracy, worst_class and "iou NAME" of every class that occurs.
 
-    IoU is that of all pixels of the split together; a class that is true nowhere does not count.
-    worst_class is the IoU of the lowest class; since it was chosen, its interval is simultaneous
-    over all classes (Bonferroni). n of a class counts the images that show it.
+    The IoU is computed over all pixels of the split together; classes without a true pixel are
+    ignored. worst_class is the IoU of the lowest class; since it is selected, its interval is
+    simultaneous over all classes (Bonferroni). n of a class counts the images that show it.
     """
     n_classes = len(class_names)
     n_showing = (confusion.sum(2) > 0).sum(0)
@@ -117,7 +116,7 @@ def segmentation_metrics(confusion: Counts, class_names: Sequence[str]) -> dict[
 
 
 def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> Floats:
-    """Sum up the depth errors of each image.
+    """Sum the depth errors of each image.
 
     Args:
         truth: metres, (n, h, w); values that are not finite and above 0 are unknown.
@@ -128,7 +127,7 @@ def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> 
         and sum of squared errors in square metres.
 
     Raises:
-        DataError: predictions that are not finite.
+        DataError: predictions are not finite.
     """
     _check_finite(predictions)
     valid = np.isfinite(truth) & (truth > 0)
@@ -140,7 +139,7 @@ def depth_sums(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -> 
 
 
 def depth_scores(sums: Floats) -> Floats:
-    """Return each image's delta1, (n,)."""
+    """Return the delta1 of each image, (n,)."""
     return _ratio(sums[:, 1], sums[:, 0])
 
 
@@ -164,7 +163,7 @@ def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -
         (n, 3601): the bins, and the sum of the angles in degrees as the last column.
 
     Raises:
-        DataError: predictions that are not finite.
+        DataError: predictions are not finite.
     """
     _check_finite(predictions)
     n_bins = 180 * _BINS_PER_DEG
@@ -182,14 +181,14 @@ def angle_counts(truth: NDArray[np.float32], predictions: NDArray[np.float32]) -
 
 
 def normals_scores(counts: Floats) -> Floats:
-    """Return each image's share of pixels within 11.25 degrees, (n,)."""
+    """Return the share of pixels within 11.25 degrees of each image, (n,)."""
     return _ratio(_within(counts), counts[:, :-1].sum(1))
 
 
 def normals_metrics(counts: Floats) -> dict[str, Estimate]:
     """Return within_11 (share below 11.25 degrees), mean_deg and median_deg (Fouhey et al. 2013).
 
-    The median is exact to the 0.05 degrees of the counts.
+    The median is exact to 0.05 degrees, the width of the bins.
     """
 
     def median(pooled: Floats) -> Floats:
@@ -211,7 +210,7 @@ def normals_metrics(counts: Floats) -> dict[str, Estimate]:
 def _bootstrap(
     sums: NDArray[Any], figure: Callable[[Floats], Floats], highest: float | None = 1.0
 ) -> Estimate:
-    """Return a figure of pooled sums with its interval; see `_resample`."""
+    """Return a figure of the pooled sums with its interval; see `_resample` and `_interval`."""
     value, resampled = _resample(sums, figure)
     return _interval(float(value), resampled, int(sums.any(1).sum()), highest)
 
@@ -222,34 +221,34 @@ def _interval(
     """Return a figure with its interval.
 
     Args:
-        value: of all images.
-        resampled: of resamples, (_N_RESAMPLES,); NaN where it has none.
-        n: images; below MIN_IMAGES nothing is known but that it is in 0..highest.
-        highest: value that the figure can have; None: no bound, and always bootstrapped.
-        n_figures: figures that this one was chosen from by its value.
+        value: figure of all images.
+        resampled: figure of each resample, (_N_RESAMPLES,); NaN where it is undefined.
+        n: number of images; below MIN_IMAGES the interval is 0..highest.
+        highest: upper bound of the figure; None: unbounded, always bootstrapped.
+        n_figures: number of figures that this one was selected from by its value.
     """
     if n < MIN_IMAGES and highest is not None:
         return Estimate(value=value, low=0.0, high=max(value, highest), n=n)
     if n_figures == 1:
         low, high = (float(end) for end in np.nanquantile(resampled, expanded_quantiles(n)))
     else:
-        # The resamples do not reach so far out.
+        # Quantiles this far in the tails cannot be read from the resamples.
         half = expanded_bound(n, n_figures) * float(np.nanstd(resampled))
         low, high = max(0.0, value - half), min(highest or math.inf, value + half)
     return Estimate(value=value, low=min(value, low), high=max(value, high), n=n)
 
 
 def _resample(sums: NDArray[Any], figure: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
-    """Return a figure of all images, and of each of the resamples of them.
+    """Return a figure of all images, and of each resample of the images.
 
-    sums: per image, (n, m), zeros for an image of which nothing is known; figure: of pooled sums,
-    (..., m) to (..., figures).
+    sums: statistics of each image, (n, m), zeros for an image without a known pixel; figure:
+    computed from pooled sums, (..., m) to (..., figures).
     """
     measured = sums[sums.any(1)].astype(np.float64)
     if len(measured) == 0:
         raise DataError("No image of the split has a known pixel, so there is nothing to measure.")
     value = figure(measured.sum(0))
-    # NaN: a class that a resample does not show has no figure there.
+    # The figure of a class is NaN in resamples that do not show the class.
     return value, figure(resample_counts(len(measured), _N_RESAMPLES) @ measured)
 
 

@@ -1,10 +1,10 @@
-"""Discovery: where a model fails beyond the slices that it is measured on.
+"""Discovery of failures beyond the slices that a model is measured on.
 
-Candidates (`eval.candidates`) are tested against "as good as the rest", corrected for their
-number, and a finding is reported only for what the findings before it do not explain. Mixtures and
-directions are looked for among the images that attributes and groups do not explain.
+Candidates (`eval.candidates`) are tested against the null hypothesis "as good as the rest" with a
+correction for their number, and reported only if earlier findings do not explain them. Mixtures and
+directions are fitted to the images that attributes and groups do not explain.
 
-An image's error is 0..1: wrong or right of a classifier, 1 - score where pixels are labelled.
+The error of an image is in 0..1: 0 or 1 for a classifier, 1 - score where pixels are labelled.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from memory.records import Failure, Trait, digest, slice_key
 
 Floats = NDArray[np.float64]
 
-# Most findings, and most examples of each.
+# Largest number of findings, and of examples of each.
 N_FINDINGS, N_EXAMPLES = 10, 16
-# Candidates that may explain a larger one together.
+# Largest number of candidates that may together explain a larger one.
 N_PARTS = 3
-# Members' share of a trait, and how much more frequent it is among them than among all.
+# Least share of the members that have a trait, and least ratio to its share among all images.
 LEAST_SHARE, LEAST_LIFT = 0.5, 1.5
-# From this overlap (Jaccard) on, a finding is the same as one of the round before.
+# Least overlap (Jaccard) at which a finding counts as the same as one of the previous round.
 SAME = 0.3
 
 
@@ -49,27 +49,27 @@ def select(
     limit: int = N_FINDINGS,
     groups: Indices | None = None,
 ) -> list[Candidate]:
-    """Return the candidates that err more than the rest, each for what the earlier do not explain.
+    """Select candidates that err more than the rest and are not explained by earlier ones.
 
-    All are tested and corrected together (Benjamini-Hochberg). Then the most significant one is
-    selected, or the part that explains it; its images are set aside, and the others are tested
-    again on the remaining ones, at the level of the first test, until none passes.
+    All candidates are tested and corrected together (Benjamini-Hochberg). Then the most significant
+    one, or the part that explains it, is selected; its images are set aside, and the others are
+    tested again on the remaining images, at the level of the first test, until none passes.
 
     Args:
-        candidates: to be tested.
+        candidates: candidates to test.
         scores: (n,), see `as_scores`.
-        n_min: images that a candidate needs; half of them must be tested and not set aside.
+        n_min: least images of a candidate; half of them must be tested and not set aside.
         alpha: false discovery rate, 0..1.
-        explained: images that are set aside from the start.
-        limit: most candidates that are selected.
+        explained: rows of images that are set aside from the start.
+        limit: largest number of candidates to select.
         groups: (n,), see `Evaluated`.
 
     Returns:
         Candidates in the order of selection, with p and q of the first test.
     """
-    aside = np.zeros(len(scores), bool)
+    excluded = np.zeros(len(scores), bool)
     worse = partial(_worse, scores=scores, groups=groups, n_min=n_min)
-    p_values = [worse(candidate, aside) for candidate in candidates]
+    p_values = [worse(candidate, excluded) for candidate in candidates]
     tested = [
         replace(candidate, p=p, q=q)
         for candidate, p, q in zip(candidates, p_values, benjamini_hochberg(p_values), strict=True)
@@ -77,17 +77,17 @@ def select(
     left = [candidate for candidate in tested if candidate.q <= alpha]
     threshold = alpha * len(left) / max(1, len(tested))
     if explained is not None:
-        aside[explained] = True
+        excluded[explained] = True
     taken: list[Candidate] = []
     while left and len(taken) < limit:
-        now = [(worse(candidate, aside), candidate) for candidate in left]
+        now = [(worse(candidate, excluded), candidate) for candidate in left]
         now = [(p, candidate) for p, candidate in now if p <= threshold]
         if not now:
             break
         _, best = min(now, key=lambda item: item[0])
-        best = _core(best, [candidate for _, candidate in now], worse, scores, aside, alpha)
+        best = _core(best, [candidate for _, candidate in now], worse, scores, excluded, alpha)
         taken.append(best)
-        aside[best.members] = True
+        excluded[best.members] = True
         left = [candidate for _, candidate in now if candidate is not best]
     return taken
 
@@ -97,27 +97,28 @@ def _core(
     others: Sequence[Candidate],
     worse: Callable[[Candidate, NDArray[np.bool_]], float],
     scores: Scores,
-    aside: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
     alpha: float,
 ) -> Candidate:
-    """Return the most significant candidate of those that explain why `whole` is worse.
+    """Return the most significant of the smaller candidates that explain why `whole` is worse.
 
-    At most `N_PARTS` smaller candidates that err more, lie in `whole` by half, and but for which
-    it is as good as the rest: rain fails because rain at night does. `whole` itself if there are
-    none. Only slices of attributes explain others of their kind.
+    At most `N_PARTS` candidates with a higher error, at least half of whose images lie in `whole`,
+    explain it if it is as good as the rest without their images: rain fails because rain at night
+    does. Without such candidates, `whole` itself is returned. A slice of attributes is explained by
+    slices of attributes only.
     """
     inside = np.zeros(len(scores), bool)
     inside[whole.members] = True
-    mean = scores[whole.members[~aside[whole.members]]].mean()
+    mean = scores[whole.members[~excluded[whole.members]]].mean()
     left = [
         other
         for other in others
         if (other.kind == "slice" or whole.kind != "slice")
         and len(other.members) < len(whole.members)
         and inside[other.members].mean() >= 0.5
-        and scores[other.members[~aside[other.members]]].mean() < mean
+        and scores[other.members[~excluded[other.members]]].mean() < mean
     ]
-    without = aside.copy()
+    without = excluded.copy()
     first = None
     for _ in range(min(N_PARTS, len(left))):
         p_values = [worse(other, without) for other in left]
@@ -127,26 +128,26 @@ def _core(
         first = first or part
         without[part.members] = True
         if worse(whole, without) > alpha:
-            return _core(first, others, worse, scores, aside, alpha)
+            return _core(first, others, worse, scores, excluded, alpha)
     return whole
 
 
 def _worse(
     candidate: Candidate,
-    aside: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
     scores: Scores,
     groups: Indices | None,
     n_min: int,
 ) -> float:
     """Return the p-value of "as good as the rest" on the images that are not set aside.
 
-    1 for fewer images than half of `n_min`.
+    1 if fewer than half of `n_min` members, or fewer than two others, are left.
     """
     inside = np.zeros(len(scores), bool)
     inside[candidate.members] = True
-    judged = candidate.tested[~aside[candidate.tested]]
+    judged = candidate.tested[~excluded[candidate.tested]]
     members, rest = judged[inside[judged]], judged[~inside[judged]]
-    # Half of a mixture's images have helped to find it, and others may be explained.
+    # Half of the images were used to fit a mixture and are not tested; others may be explained.
     if len(members) < max(2, n_min / 2) or len(rest) < 2:
         return 1.0
     return members_worse(scores, members, rest, groups)
@@ -159,23 +160,22 @@ def discover(
     reported: Sequence[Failure] = (),
     previous: Sequence[Failure] = (),
 ) -> tuple[Failure, ...]:
-    """Return failures that the significant ones of `reported` do not explain.
+    """Return failures that the significant failures of `reported` do not explain.
 
-    Error rates are those of all members, and of the rest that they are tested against; p and q of
-    a cluster come from the half that it was not fitted to. The same arguments give the same
-    failures.
+    The error rate is computed over all members, and compared with that of the rest that they are
+    tested against; p and q of a cluster come from the half that it was not fitted on. The same
+    arguments give the same failures.
 
     Args:
-        images: what the model was evaluated on. Clusters and directions are looked for where there
-            are embeddings.
-        n_min: photographs that a finding needs.
+        images: images that the model was evaluated on. Clusters and directions require embeddings.
+        n_min: least photographs of a finding.
         alpha: false discovery rate, 0..1.
         reported: failures of the slices that a report measures.
-        previous: failures of the round before; findings that overlap them (see `follow`) keep
+        previous: failures of the previous round; findings that overlap them (see `follow`) keep
             their ids and names.
 
     Returns:
-        Findings in the order in which they were selected; none without images or errors.
+        Findings in the order of selection; () for fewer than `2 * n_min` images or equal errors.
     """
     n, scores = len(images.errors), as_scores(images.errors)
     if n < 2 * n_min or np.ptp(images.errors) == 0:
@@ -185,7 +185,7 @@ def discover(
     findings = chosen(attribute_candidates(images, n_min), explained=explained)
     explained = np.unique(np.concatenate([explained, *(c.members for c in findings)]))
     if images.embeddings is not None:
-        # The end of a direction may hold several clusters, so those go first.
+        # The end of a direction may contain several clusters, so clusters are searched first.
         for look in (group_candidates, mixture_candidates, direction_candidates):
             rows = np.setdiff1d(np.arange(n), explained)
             candidates = look(images, rows, n_min) if len(rows) >= 4 * n_min else []
@@ -202,9 +202,9 @@ def discover(
 
 
 def traits(members: Indices, attributes: Attributes) -> tuple[Trait, ...]:
-    """Return the values that most members have, and clearly more of them than of all images.
+    """Return the attribute values that are characteristic of the members, largest lift first.
 
-    At least half of the members, and 1.5 times as frequent as among all; largest lift first.
+    At least half of the members have such a value, 1.5 times its share among all images.
     """
     common = []
     for name in sorted({name for named in attributes for name in named}):
@@ -218,31 +218,31 @@ def traits(members: Indices, attributes: Attributes) -> tuple[Trait, ...]:
 
 
 def nearest_prompts(members: Indices, captions: Floats, prompts: Floats, n: int = 3) -> list[int]:
-    """Return the indices of the prompts that describe best what distinguishes the members.
+    """Return the indices of the prompts that best describe how the members differ from the rest.
 
-    They are ranked by the cosine between prompt and mean caption of the members, both relative to
-    the mean caption of all images.
+    Prompts are ranked by the cosine between prompt and mean caption of the members, both relative
+    to the mean caption of all images.
 
     Args:
         members: indices of images.
         captions: vectors of the images' captions, (n_images, d).
         prompts: vectors of the prompts' texts, (n_prompts, d).
-        n: most prompts that are returned.
+        n: largest number of prompts to return.
     """
     if len(prompts) == 0:
         return []
     middle = captions.mean(0)
-    wanted, offsets = captions[members].mean(0) - middle, prompts - middle
-    lengths = np.linalg.norm(offsets, axis=1) * np.linalg.norm(wanted) + 1e-12
-    order = np.argsort(-(offsets @ wanted) / lengths, kind="stable")
+    direction, offsets = captions[members].mean(0) - middle, prompts - middle
+    lengths = np.linalg.norm(offsets, axis=1) * np.linalg.norm(direction) + 1e-12
+    order = np.argsort(-(offsets @ direction) / lengths, kind="stable")
     return [int(i) for i in order[:n]]
 
 
 def follow(findings: Sequence[Failure], previous: Sequence[Failure]) -> tuple[Failure, ...]:
-    """Give findings the ids and names of those of the round before that they overlap most.
+    """Give findings the ids and names of the findings of the previous round that they overlap most.
 
-    One to one, largest overlap of members (Jaccard) first, from `SAME` on. Slices of attributes
-    have their own.
+    Matched one to one, largest overlap of members (Jaccard) first, at least `SAME`. Slices of
+    attributes keep their own ids.
     """
     pairs = [
         (jaccard(new.members, old.members), i, j)
@@ -269,7 +269,7 @@ def jaccard(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def _explained(images: Evaluated, reported: Sequence[Failure]) -> Indices:
-    """Return the images of failures that are significant already."""
+    """Return the rows of the images that belong to significant failures of a report."""
     inside = [
         any(f.attributes.items() <= dict(named).items() for f in reported if f.significant)
         for named in images.attributes

@@ -1,4 +1,4 @@
-"""How different texts are from one another, in words and in meaning."""
+"""Diversity of texts, in words and in meaning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Return distinct n-grams / n-grams over all texts, 0..1 (Li et al. 2016, arXiv:1510.03055).
 
-    A word is a run of letters, digits and hyphens, in lower case; no n-gram spans two texts. It
-    falls as texts are added, so compare equal numbers of texts. 0 if no text has `n` words.
+    A word is a run of letters, digits and hyphens, in lower case; no n-gram spans two texts. The
+    ratio falls with the number of texts, so compare equal numbers. 0 if no text has `n` words.
     """
     grams = [
         tuple(words[start : start + n])
@@ -29,13 +29,13 @@ def vendi(vectors: ArrayLike) -> float:
     It is exp(entropy) of the eigenvalues of K / n, where K holds the cosines of all pairs.
 
     Args:
-        vectors: (n, d), of any length above 0.
+        vectors: (n, d), of any norm above 0.
 
     Returns:
-        1 if all have the same direction, n if all are orthogonal, 0 without vectors.
+        1 if all vectors have the same direction, n if all are orthogonal, 0 without vectors.
 
     Raises:
-        ValueError: for a zero vector.
+        ValueError: A vector is zero.
     """
     rows = np.asarray(vectors, dtype=np.float64)
     if len(rows) == 0:

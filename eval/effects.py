@@ -1,18 +1,18 @@
-"""What a round's images did to each slice, apart from what would have happened without them.
+"""Effects of a round's images on the accuracy of slices.
 
 The accuracy of a slice changes between two reports for other reasons than its images: every
-retraining moves it, more data moves all slices, and a slice that was chosen since it did badly does
-better the next time (regression to the mean). `slice_effects` takes these off:
+retraining moves it, more data moves all slices, and a slice that was selected for its low score
+improves on the next measurement (regression to the mean). `slice_effects` corrects for these:
 
 - Regression to the mean: the score before is shrunk towards the mean of all slices by
   parametric empirical Bayes (Morris 1983), from four slices on.
 - Difference in differences: the mean change of the controls, slices with at most half as many
-  images asked for per photograph, is subtracted. Before any control is known the common change is
-  believed to be 0 with a standard deviation of 0.05.
+  requested images per photograph, is subtracted. The prior of this common change is normal with
+  mean 0 and a standard deviation of 0.05.
 - Retraining: its variance is the excess of the controls' changes over their binomial error
-  (DerSimonian and Laird 1986), drawn towards 0.03 squared with the weight of four controls.
+  (DerSimonian and Laird 1986), shrunk towards 0.03 squared with the weight of four controls.
 
-`docs/method.md` has the formulas, and what is simulated of them.
+`docs/method.md` has the formulas and the simulations.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from memory.records import Estimate, Plan, PromptSpec, Report, SliceScore
 
 Floats = NDArray[np.float64]
 
-# Standard deviations that are believed in before anything is measured.
+# Prior variances of effects and of the change of a slice by retraining.
 PRIOR_VARIANCE = 0.05**2
 RETRAINING_VARIANCE = 0.03**2
-# What the prior of the retraining counts for, in controls.
+# Weight of the prior of the retraining variance, in controls.
 PRIOR_CONTROLS = 4
+# Fewest slices for which regression to the mean is corrected.
 LEAST_REGRESSED = 4
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The change of a slice's accuracy that is put down to images, and its error.
+    """The change of a slice's accuracy that is attributed to images, and its error.
 
     Attributes:
-        value: -1..1 or a little more.
+        value: about -1..1; corrections may exceed this range slightly.
         variance: squared standard error.
         common: part of the variance that the slices of a round share.
-        freedom: degrees of freedom that the variance is known with.
-        plain: whether nothing was taken off, as by `plain_changes`.
+        freedom: degrees of freedom of the variance.
+        plain: whether the change is uncorrected, see `plain_changes`.
     """
 
     value: float
@@ -57,12 +58,12 @@ class Effect:
 
     @property
     def shrunk(self) -> float:
-        """The posterior mean, effects being believed to vary with a deviation of 0.05."""
+        """The posterior mean under a prior standard deviation of effects of 0.05."""
         return self.value * PRIOR_VARIANCE / (PRIOR_VARIANCE + self.variance)
 
     @property
     def error(self) -> float:
-        """The posterior standard deviation that belongs to `shrunk`."""
+        """The posterior standard deviation of the effect, see `shrunk`."""
         return math.sqrt(PRIOR_VARIANCE * self.variance / (PRIOR_VARIANCE + self.variance))
 
     def estimate(self, n: int) -> Estimate:
@@ -77,14 +78,15 @@ def agrees(prompt: PromptSpec, score: SliceScore) -> bool:
 
 
 def images_of(plan: Plan, score: SliceScore) -> int:
-    """Return how many images of a slice a plan asks for."""
+    """Return the number of images of a slice that a plan requests."""
     return sum(prompt.count for prompt in plan.prompts if agrees(prompt, score))
 
 
 def effects_of(plan: Plan, before: Report | None, after: Report, version: int) -> dict[str, Effect]:
-    """Return the effects of a round by the rules of a record version; none without a report before.
+    """Return the effects of a round by slice; {} without a report before.
 
-    Sessions of version 1 are credited and settled by plain changes, later ones by `slice_effects`.
+    version: record version of the session; version 1 uses `plain_changes`, later ones
+    `slice_effects`.
     """
     if before is None:
         return {}
@@ -92,7 +94,7 @@ def effects_of(plan: Plan, before: Report | None, after: Report, version: int) -
 
 
 def plain_changes(before: Report, after: Report) -> dict[str, Effect]:
-    """Return the changes as they are, with their binomial error alone."""
+    """Return uncorrected changes with their binomial error, by slice."""
     earlier = {score.key: score for score in before.slices}
     return {
         new.key: Effect(
@@ -107,8 +109,8 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
     """Return the effect of a round on every slice that both reports measure, by its key.
 
     Args:
-        plan: of the round, whose images the model of `after` has learnt from in addition.
-        before: the report that the plan was made by.
+        plan: plan of the round, whose images are added to the training data of `after`.
+        before: the report that the plan is based on.
         after: the report on the same photographs after the round.
     """
     earlier = {score.key: score for score in before.slices}
@@ -116,7 +118,7 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
     if not pairs:
         return {}
     olds, news = zip(*pairs, strict=True)
-    # Images asked for per photograph.
+    # Requested images per photograph.
     dose = np.array([images_of(plan, score) / max(1, score.accuracy.n) for score in news])
     old, new = (np.array([s.accuracy.value for s in scores]) for scores in (olds, news))
     v_old, v_new = (np.array([_sampling(s) for s in scores]) for scores in (olds, news))
@@ -140,11 +142,15 @@ def slice_effects(plan: Plan, before: Report, after: Report) -> dict[str, Effect
 
 
 def _noise(changes: Floats, sampling: Floats) -> tuple[float, float]:
-    """Return how much changes, (k,), vary without an effect; sampling: their binomial variances.
+    """Estimate the variance of changes without an effect.
+
+    Args:
+        changes: changes of the controls, (k,).
+        sampling: binomial variance of each change, (k,).
 
     Returns:
-        The scale of the binomial variance, at most 1 as the photographs are the same ones in both
-        reports; and the variance of the change of a slice however large, by retraining.
+        The scale of the binomial variance, at most 1 because both reports are on the same
+        photographs; and the variance by retraining, which does not depend on the slice's size.
     """
     freedom = len(changes) - 1
     if freedom < 1:
@@ -158,18 +164,19 @@ def _noise(changes: Floats, sampling: Floats) -> tuple[float, float]:
 
 
 def _regressed(scores: Floats, variances: Floats) -> tuple[Floats, Floats]:
-    """Return what scores are expected to be when they are measured again, and the variance of it.
+    """Return the scores expected on a second measurement, and their variance.
 
-    Morris 1983, with the variance between slices by moments. Fewer than four scores stay.
+    Morris 1983, with the variance between slices estimated by moments. Fewer than four scores are
+    returned unchanged.
     """
     n = len(scores)
     if n < LEAST_REGRESSED:
         return scores, variances
-    away = scores - scores.mean()
-    between = max(0.0, float((away**2).sum()) / (n - 1) - float(variances.mean()))
+    deviations = scores - scores.mean()
+    between = max(0.0, float((deviations**2).sum()) / (n - 1) - float(variances.mean()))
     part = variances / (variances + between)
-    error = variances * (1 - (n - 1) / n * part) + 2 / max(1, n - 3) * part**2 * away**2
-    return scores - part * away, error
+    error = variances * (1 - (n - 1) / n * part) + 2 / max(1, n - 3) * part**2 * deviations**2
+    return scores - part * deviations, error
 
 
 def _sampling(score: SliceScore) -> float:
@@ -177,6 +184,6 @@ def _sampling(score: SliceScore) -> float:
 
 
 def _related(one: SliceScore, other: SliceScore) -> bool:
-    """Return whether one slice is the other, or a part of it."""
+    """Return whether the slices are equal or one contains the other."""
     a, b = one.attributes.items(), other.attributes.items()
     return a <= b or b <= a

@@ -1,4 +1,4 @@
-"""What several sessions show together: prompts that helped, hypotheses, calibration, costs.
+"""Evidence pooled over sessions: prompts that helped, hypotheses, calibration, costs.
 
 Pure functions over the tables of `eval.tables`.
 """
@@ -23,23 +23,22 @@ from prompts.user_vocabulary import value_of
 
 Row = Mapping[str, Any]
 
-# The prompts of one round share one training and its noise; fewer rounds than this say nothing on
-# what helps.
+# Fewest rounds of a group: the prompts of one round share one training and its noise.
 MIN_ROUNDS = 2
-# Share of false discoveries among the prompts that are said to help or to harm.
+# False discovery rate of the prompts that are listed as helpful or harmful.
 ALPHA = 0.05
 
 
 class Helped(Record):
-    """Prompts of one class and main attributes, and the mean change they are credited with.
+    """A group of prompts with the same class and main attributes, and its mean credit on a slice.
 
     Attributes:
-        words: class and attributes.
+        words: class and attribute values of the group.
         slice: key of the slice.
-        n_prompts: prompts.
-        n_images: made of them.
-        change_per_100: mean over rounds, and n counts rounds.
-        q_value: Benjamini-Hochberg over all such groups, of Student's t-test of no change.
+        n_prompts: number of prompts.
+        n_images: number of images generated from them.
+        change_per_100: credit per 100 images, averaged over rounds; n counts rounds.
+        q_value: of Student's t-test of no change, Benjamini-Hochberg over all groups.
     """
 
     words: str
@@ -51,7 +50,7 @@ class Helped(Record):
 
 
 class Bin(Record):
-    """Changes that were expected to be alike, and what was measured on average."""
+    """A bin of changes with similar expectations, and their mean measured change."""
 
     n: int = Field(ge=1)
     expected: float
@@ -59,10 +58,15 @@ class Bin(Record):
 
 
 class Calibration(Record):
-    """Expected against measured changes; error: mean absolute difference.
+    """Expected against measured changes.
 
-    slope: of the least-squares line, 1 if expectations are right on average, 0 if they say
-    nothing; None where all expected the same.
+    Attributes:
+        points: pairs of expected and measured change.
+        bins: bins of the points, by expected change.
+        bias: mean of measured minus expected.
+        error: mean absolute difference.
+        slope: slope of the least-squares line, 1 if expectations are right on average, 0 if they
+            are uninformative; None where all expectations are equal.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -73,7 +77,7 @@ class Calibration(Record):
 
 
 class BrainStatistics(Record):
-    """How one session's brain decided."""
+    """Statistics of the decisions of one session's brain."""
 
     session: str
     brain: str
@@ -91,7 +95,7 @@ class BrainStatistics(Record):
 
 
 class Stage(Record):
-    """Time of one stage over all sessions."""
+    """The time of one stage over all sessions; share: of the time of all stages, 0..1."""
 
     stage: str
     n: int = Field(ge=1)
@@ -101,7 +105,7 @@ class Stage(Record):
 
 
 class Evidence(Record):
-    """What all given sessions show."""
+    """The evidence of all given sessions."""
 
     brains: tuple[BrainStatistics, ...]
     hypotheses: Calibration | None = Field(description="as the brains stated them")
@@ -112,10 +116,10 @@ class Evidence(Record):
 
 
 def evidence(tables: Mapping[str, Sequence[Row]], n_shown: int = 12) -> Evidence:
-    """Sum up the tables of sessions.
+    """Summarise the tables of sessions.
 
-    At most `n_shown` prompts that helped, and as many that harmed, are named: those whose mean
-    change over the rounds differs from 0 at a false discovery rate of 5%.
+    At most `n_shown` groups of prompts that helped, and as many that harmed, are listed, of those
+    whose mean change over the rounds differs from 0 at a false discovery rate of 5%.
     """
     ranked = [h for h in _helped(tables["prompts"], tables["credits"]) if h.q_value <= ALPHA]
     up = [h for h in ranked if h.change_per_100.value > 0]
@@ -141,7 +145,7 @@ def evidence(tables: Mapping[str, Sequence[Row]], n_shown: int = 12) -> Evidence
 
 
 def calibration(points: Sequence[tuple[float, float]], n_bins: int = 5) -> Calibration | None:
-    """Compare expected with measured changes, in bins of equal size; None without any."""
+    """Compare expected with measured changes, in bins of equal size; None without points."""
     if not points:
         return None
     expected, measured = np.array(sorted(points)).T
@@ -165,7 +169,7 @@ def calibration(points: Sequence[tuple[float, float]], n_bins: int = 5) -> Calib
 
 
 def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
-    """Return groups of like prompts by their mean credit on the slices that they name."""
+    """Return the groups of similar prompts, sorted by their mean credit on a slice."""
     by_id = {(p["session"], p["round"], p["prompt"]): p for p in prompts}
     changes: dict[tuple[str, str], dict[tuple[str, int], list[tuple[float, int]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -174,15 +178,15 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
         prompt = by_id.get((row["session"], row["round"], row["prompt"]))
         if prompt is not None:
             attributes = json.loads(prompt["attributes"])
-            # A class that is an attribute too, as in a user's dataset, is named once.
+            # A class that is also an attribute value, as in a user's data set, is named once.
             others = [v for v in attributes.values() if v != value_of(prompt["class_name"])]
             words = " ".join([prompt["class_name"], *others[:3]])
             of_round = changes[words, row["slice"]][row["session"], row["round"]]
             of_round.append((row["change_per_100"], row["n_images"]))
-    known = {group: list(r.values()) for group, r in changes.items() if len(r) >= MIN_ROUNDS}
+    grouped = {group: list(r.values()) for group, r in changes.items() if len(r) >= MIN_ROUNDS}
     means = [
         [sum(change for change, _ in pairs) / len(pairs) for pairs in of_group]
-        for of_group in known.values()
+        for of_group in grouped.values()
     ]
     q_values = benjamini_hochberg([no_change(values) for values in means])
     groups = [
@@ -195,7 +199,7 @@ def _helped(prompts: Sequence[Row], credits_: Sequence[Row]) -> list[Helped]:
             q_value=q_value,
         )
         for ((words, key), of_group), values, q_value in zip(
-            known.items(), means, q_values, strict=True
+            grouped.items(), means, q_values, strict=True
         )
     ]
     return sorted(groups, key=lambda h: (-h.change_per_100.value, h.words, h.slice))
@@ -250,7 +254,7 @@ def _stages(costs: Sequence[Row]) -> list[Stage]:
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    """Return a mean with Student's t-interval; of one value it is as wide as the range."""
+    """Return a mean with Student's t-interval; the interval of a single value is [-1, 1]."""
     if len(values) == 1:
         return Estimate(value=values[0], low=-1.0, high=1.0, n=1)
     return mean_interval(values)

@@ -1,13 +1,14 @@
-"""Whether a failure can be fixed by more images, or is one that the generator cannot draw.
+"""The probability that a failure can be fixed by more images of the generator.
 
-Two shares have a beta posterior from a flat prior: images that are drawn as asked (drawable, from
-the audit), and images that help (useful, from prompts whose last-layer gradients agree with the
-failing photographs, and from rounds after which these photographs scored better). The chance that
-an image does both is their product, matched to a beta distribution by mean and variance.
+Two shares have a beta posterior from a flat prior: the share of images that show what the prompt
+says (drawable, from the audit), and the share of images that help (useful, from prompts whose
+last-layer gradients agree with the failing photographs, and from rounds after which these
+photographs scored better). The probability that an image does both is the product of the shares,
+matched to a beta distribution by mean and variance.
 
-A prompt is weighted by the size of its gradient: in a slice of two classes the model may know one
-of them, whose prompts then have the wrong sign, but hardly any size. Prompts of unequal weight have
-a smaller effective sample size (Kish 1965).
+A prompt is weighted by the size of its gradient: in a slice of two classes the model may already
+classify one of them well, whose prompts then have the wrong sign but a small gradient. Prompts of
+unequal weight have a smaller effective sample size (Kish 1965).
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class PromptEvidence:
     """Measurements of the prompts that name a failure's attributes.
 
     Attributes:
-        n_made: images of these prompts.
-        n_kept: those of them that the audit kept.
-        agreements: one per prompt, see `eval.credit.prompt_influence`.
-        changes: of the photographs' score after each round that used such images, each with its
-            standard error.
+        n_made: number of images generated from these prompts.
+        n_kept: number of them that the audit kept.
+        agreements: influence of each prompt, see `eval.credit.prompt_influence`.
+        changes: change of the photographs' mean score after each round that used such images, with
+            its standard error.
     """
 
     n_made: int = 0
@@ -51,10 +52,10 @@ class PromptEvidence:
 
 
 def fixable(evidence: PromptEvidence) -> Fixable | None:
-    """Return the chance that a kept image of the failure's prompts is drawn and helps.
+    """Return the probability that an image of the failure's prompts is drawn as asked and helps.
 
-    None while no such image was made: nothing is known. Intervals are the middle 95%; n counts
-    images made, and prompts and rounds.
+    None while no such image exists. Intervals are the central 95% of the posteriors; n counts
+    images for `chance` and `drawable`, prompts and rounds for `useful`.
     """
     if not evidence.n_made:
         return None
@@ -82,11 +83,12 @@ def fixable(evidence: PromptEvidence) -> Fixable | None:
 
 
 def mean_change(before: Floats, after: Floats) -> tuple[float, float]:
-    """Return how much the scores of photographs changed on average, and its standard error.
+    """Return the mean change of the scores of photographs, and its standard error.
 
-    One pseudo-observation of no change with the variance 1 is added, since a few equal photographs
-    are weak evidence. The photographs must not have been chosen by `before` or `after`: those
-    chosen for their errors improve without any effect (regression to the mean).
+    One pseudo-observation of no change with a variance of 1 is added, because a few photographs
+    with equal changes are weak evidence. The photographs must not have been selected by `before` or
+    `after`: photographs selected for their errors improve without an effect (regression to the
+    mean).
 
     Args:
         before: Scores of the photographs, 0..1, (n,); NaN where unknown.
@@ -107,11 +109,11 @@ def evidence_from(
     """Collect the measurements of the prompts that name all of a failure's attributes.
 
     Args:
-        attributes: of the failure. Without any it cannot be asked for, so there is no evidence.
+        attributes: attribute values of the failure; {}: no prompt names it, so no evidence.
         slice_name: key of the slice; the effects on it (`eval.effects`) are added to `changes`.
-        rounds: up to the failure's own.
-        agreements: per round, by prompt id.
-        changes: measured otherwise, with their standard errors.
+        rounds: the rounds up to the one of the failure.
+        agreements: influences by prompt id, one mapping per round.
+        changes: other measured changes with their standard errors.
     """
     if not attributes:
         return PromptEvidence()
@@ -140,7 +142,7 @@ def evidence_from(
 
 
 def _product(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """Return the beta distribution with mean and variance of a product of two independent ones."""
+    """Return the beta distribution that matches the product of two independent ones by moments."""
     (m1, v1), (m2, v2) = (_moments(*parts) for parts in (one, other))
     mean, variance = m1 * m2, m1**2 * v2 + m2**2 * v1 + v1 * v2
     size = mean * (1 - mean) / variance - 1

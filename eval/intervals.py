@@ -1,6 +1,6 @@
 """Confidence intervals over seeds: means, paired differences, ratios, figures of curves.
 
-All intervals are two-sided and at the 95% level. `tests/eval/test_intervals.py` simulates their
+All intervals are two-sided at the 95% level. `tests/eval/test_intervals.py` simulates their
 coverage.
 """
 
@@ -26,12 +26,12 @@ _POWER = 0.8
 def mean_interval(values: Sequence[float] | Floats) -> Estimate:
     """Return the mean over seeds with Student's t-interval.
 
-    For paired arms pass the differences by seed. A percentile bootstrap over six seeds, called
-    95%, covers 86%; this interval covers 93% to 97% from three seeds on, also for skewed values.
+    For paired arms pass the differences by seed. A nominal 95% percentile bootstrap over six seeds
+    covers 86%; this interval covers 93% to 97% from three seeds on, also for skewed values.
 
     Args:
-        values: One figure per seed, at least one. Of one seed the interval has no width, since
-            nothing is known of its error.
+        values: One figure per seed, at least one. The interval of one seed has no width, since its
+            error is unknown.
 
     Raises:
         DataError: There is no value.
@@ -45,7 +45,10 @@ def mean_interval(values: Sequence[float] | Floats) -> Estimate:
 
 
 def no_change(values: Sequence[float] | Floats) -> float:
-    """Return the two-sided p-value of Student's t-test that the mean is 0; 1 for one value."""
+    """Return the two-sided p-value of Student's t-test of a zero mean.
+
+    1 where all values are equal, as for a single one.
+    """
     estimate = mean_interval(values)
     half = estimate.high - estimate.value
     if half <= 0:
@@ -64,8 +67,8 @@ def ratio_interval(
         denominators: One value per seed, paired with the numerators.
 
     Returns:
-        The ratio, or None where the interval is unbounded: the mean of the denominators does not
-        differ from 0 beyond chance (Fieller 1954).
+        The ratio, or None where the interval is unbounded because the mean of the denominators does
+        not differ significantly from 0 (Fieller 1954), and for one seed.
     """
     x, y = (np.asarray(v, dtype=np.float64) for v in (numerators, denominators))
     n = len(x)
@@ -84,15 +87,15 @@ def ratio_interval(
 
 
 def bootstrap_curve(curves: Floats, of: Callable[[Floats], float | None]) -> Estimate | None:
-    """Return a figure of the mean curve over seeds, with whole curves resampled by seed.
+    """Return a figure of the mean curve over seeds, with an interval from resampling the seeds.
 
     Args:
         curves: One curve per seed, shape (n_seeds, n_points).
-        of: The figure of a mean curve, None where it does not exist.
+        of: Computes the figure of a mean curve, None where it does not exist.
 
     Returns:
-        The figure with a percentile interval, or None where it is unbounded: the figure of the mean
-        curve, or of more than 2.5% of the resamples, does not exist.
+        The figure with a percentile interval, or None for one seed and where the figure does not
+        exist for the mean curve or for more than 2.5% of the resamples.
     """
     value = of(curves.mean(0))
     if value is None or len(curves) < 2:
@@ -107,24 +110,26 @@ def bootstrap_curve(curves: Floats, of: Callable[[Floats], float | None]) -> Est
 
 
 def resample_counts(n: int, n_resamples: int) -> NDArray[np.int64]:
-    """Return how often each of n images is in each resample, (n_resamples, n); always the same."""
+    """Return how often each of n images is in each resample, (n_resamples, n); deterministic."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=n_resamples)
 
 
 def expanded_quantiles(n: int) -> tuple[float, float]:
-    """Return which quantiles of bootstrap resamples of n values bound an interval at `LEVEL`.
+    """Return the quantiles of bootstrap resamples of n values that bound an interval at `LEVEL`.
 
-    Plain ones are too narrow by the factor sqrt((n - 1) / n) and by ignoring that the spread is
-    estimated (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.3).
+    The plain quantiles are too narrow by the factor sqrt((n - 1) / n) and because they ignore that
+    the spread is estimated (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section
+    5.3).
     """
     tail = float(ndtr(-expanded_bound(n)))
     return tail, 1 - tail
 
 
 def expanded_bound(n: int, n_figures: int = 1) -> float:
-    """Return how many standard deviations of the resamples of n values bound an interval.
+    """Return the half-width of an interval in standard deviations of the resamples of n values.
 
-    n_figures: that this one was chosen from; the intervals of all are simultaneous (Bonferroni).
+    n_figures: number of figures that this one was selected from; the intervals of all of them are
+    simultaneous (Bonferroni).
     """
     freedom = max(1, n - 1)
     quantile = float(stdtrit(freedom, 1 - (1 - LEVEL) / 2 / n_figures))
@@ -132,24 +137,21 @@ def expanded_bound(n: int, n_figures: int = 1) -> float:
 
 
 def standard_error(mean: Estimate) -> float:
-    """Return the standard error of a mean over seeds that `mean_interval` returned.
-
-    Of one seed nothing is known of the error: infinity.
-    """
+    """Return the standard error of a mean that `mean_interval` returned; infinity for one seed."""
     return (mean.high - mean.low) / 2 / float(_quantile(mean.n)) if mean.n > 1 else math.inf
 
 
 def seeds_needed(difference: Estimate) -> int | None:
-    """Return how many paired seeds would show a difference of the size and spread seen.
+    """Return the number of paired seeds that shows a difference of the observed size and spread.
 
-    The two-sided paired t-test at 5% rejects a difference of 0 with a probability of 80%, by the
-    noncentral t distribution.
+    With that number the two-sided paired t-test at 5% rejects a difference of 0 with a probability
+    of 80%, by the noncentral t distribution.
 
     Args:
         difference: A paired difference as `mean_interval` returns it.
 
     Returns:
-        The number of seeds, or None where it is above 10,000 or the spread is not known.
+        The number of seeds, or None where it is above 10,000 or the spread is unknown.
     """
     # scipy.stats takes most of a second to import, and nearly all commands import this module.
     from scipy.stats import nct
@@ -164,7 +166,7 @@ def seeds_needed(difference: Estimate) -> int | None:
         bound, shift = _quantile(n), effect * math.sqrt(n)
         return bool(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift) >= _POWER)
 
-    # From below: far beyond the number sought the distribution is not computable.
+    # Search upwards: the distribution cannot be computed far above the required number.
     low, high = 1, 2
     while not reached(high):
         if high == _MAX_SEEDS:

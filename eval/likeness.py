@@ -1,7 +1,7 @@
-"""How like photographs generated images are, and how varied: figures of two sets of vectors.
+"""Similarity of generated images to photographs, and their diversity, from embeddings of both.
 
-The vectors are those of an encoder, which decides what counts as alike: figures of different
-encoders cannot be compared.
+The embeddings are those of an encoder, which defines similarity: figures of different encoders
+cannot be compared.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Floats = NDArray[np.float64]
 Kernel = Callable[[Floats, Floats], Floats]
 
 FILE = "likeness.json"
-"""Beside the report of a session."""
+"""Name of the file in the folder of a session's report."""
 
 N_NEAREST = 5
 N_LEAST = 10
-"""Images of either kind from which on a group has figures."""
+"""Least number of photographs and of images of a group with figures."""
 _Z = 1.96
 _CMMD_BANDWIDTH = 10.0
 _CMMD_SCALE = 1000.0
@@ -37,16 +37,17 @@ class Likeness(Record):
 
     Attributes:
         group: "all", a class, or a slice.
-        encoder: Whose vectors are compared.
-        n_real: Photographs.
-        n_generated: Images.
-        kid: Kernel inception distance; of the encoder, which need not be Inception.
-        cmmd: MMD with a Gaussian kernel, times 1,000; of the encoder, which need not be CLIP.
-        density: How many neighbourhoods of photographs an image lies in, over their mean number.
+        encoder: Name of the encoder of the embeddings.
+        n_real: Number of photographs.
+        n_generated: Number of images.
+        kid: Kernel inception distance in the encoder's space, which need not be Inception's.
+        cmmd: MMD with a Gaussian kernel, times 1,000, in the encoder's space, which need not be
+            CLIP's.
+        density: Mean number of photographs whose neighbourhood an image lies in, over `N_NEAREST`.
         coverage: Share of the photographs with an image in their neighbourhood.
-        expected_coverage: That of as many further photographs.
+        expected_coverage: Coverage that as many unseen photographs would have.
         vendi: Effective number of different images.
-        vendi_real: The same of as many photographs.
+        vendi_real: The same for as many photographs.
     """
 
     group: str
@@ -63,7 +64,7 @@ class Likeness(Record):
 
 
 def read_likeness(folder: Path) -> list[Likeness]:
-    """Return what the last report of a session said; [] where it said nothing."""
+    """Return the figures in the folder of a session's report; [] if there is no valid file."""
     try:
         return [Likeness.model_validate(one) for one in json.loads((folder / FILE).read_bytes())]
     except (OSError, ValueError):
@@ -79,12 +80,12 @@ def likeness(
 ) -> list[Likeness]:
     """Return the figures of all images, and of each group with `N_LEAST` images of either kind.
 
-    A group that holds all images has no figures of its own.
+    Groups that contain all photographs and all images are omitted.
 
     Args:
-        real: Vectors of photographs, (n, d).
-        generated: Vectors of images, (m, d).
-        encoder: Name of what made the vectors.
+        real: Embeddings of the photographs, (n, d).
+        generated: Embeddings of the images, (m, d).
+        encoder: Name of the encoder.
         of_real: Rows of the photographs of each group.
         of_generated: Rows of the images of each group.
     """
@@ -150,14 +151,14 @@ def gaussian(bandwidth: float) -> Kernel:
 def mmd(real: Floats, generated: Floats, kernel: Kernel, scale: float = 1.0) -> Estimate:
     """Return the squared maximum mean discrepancy, unbiased (Gretton et al. 2012, eq. 3).
 
-    The estimate of a distance of 0 is negative half of the time. The interval is normal with the
-    jackknife's variance of both samples, which is too wide where the distributions are equal.
+    For equal distributions the estimate is negative about half of the time. The interval is normal
+    with the jackknife variance over both samples, and too wide where the distributions are equal.
 
     Args:
         real: (n, d), n at least 3.
         generated: (m, d), m at least 3.
         kernel: Takes (n, d) and (m, d), returns (n, m).
-        scale: Factor of the figure.
+        scale: Factor applied to value and interval.
     """
     n, m = len(real), len(generated)
     within = [kernel(x, x) for x in (real, generated)]
@@ -195,7 +196,7 @@ def density_and_coverage(real: Floats, generated: Floats) -> tuple[float, Estima
 
 
 def expected_coverage(n_real: int, n_generated: int) -> float:
-    """Return the coverage that further photographs would have on average (ibid., lemma 2)."""
+    """Return the expected coverage of unseen photographs (Naeem et al. 2020, lemma 2)."""
     i = np.arange(1, N_NEAREST + 1)
     return float(1 - np.prod((n_real - i) / (n_generated + n_real - i)))
 

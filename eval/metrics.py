@@ -1,6 +1,6 @@
 """Figures with 95% intervals: small pure functions over labels and predictions.
 
-Without a sample nothing is known: every function then returns `UNKNOWN`, 0.5 within [0, 1], n = 0.
+Without samples an estimate is `UNKNOWN`: 0.5 within [0, 1], n = 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Labels = NDArray[np.int64]
 
 
 def wilson(n_correct: int, n: int, z: float = Z95) -> Estimate:
-    """Return a share with its score interval of +-`z` standard errors (Wilson 1927)."""
+    """Return n_correct / n with its score interval of +-`z` standard errors (Wilson 1927)."""
     if n == 0:
         return UNKNOWN
     share = n_correct / n
@@ -41,7 +41,7 @@ def wilson(n_correct: int, n: int, z: float = Z95) -> Estimate:
 def binomial_variance(n_correct: int, n: int) -> float:
     """Return the variance of a share with `Z95`**2 / 2 successes and failures added.
 
-    Agresti and Coull 1998. Unlike p (1 - p) / n it is not zero where all or none are correct.
+    Agresti and Coull 1998. Unlike p (1 - p) / n it is positive where all or none are correct.
     """
     n_adjusted = n + Z95**2
     share = (n_correct + Z95**2 / 2) / n_adjusted
@@ -49,14 +49,14 @@ def binomial_variance(n_correct: int, n: int) -> float:
 
 
 def accuracy(labels: Labels, predictions: Labels) -> Estimate:
-    """Return the share of right predictions with its Wilson interval."""
+    """Return the share of correct predictions with its Wilson interval."""
     return wilson(int((labels == predictions).sum()), len(labels))
 
 
 def balanced_accuracy(labels: Labels, predictions: Labels, n_classes: int) -> Estimate:
-    """Return the mean of the accuracies per class; classes without a label do not count.
+    """Return the mean of the accuracies per class; classes without a label are ignored.
 
-    The interval is the delta method's: variances per class (`binomial_variance`) added up.
+    The interval follows from the sum of the variances per class (`binomial_variance`).
     """
     correct = labels == predictions
     recalls, variances = [], []
@@ -71,10 +71,10 @@ def balanced_accuracy(labels: Labels, predictions: Labels, n_classes: int) -> Es
 
 
 def auroc(labels: Labels, scores: NDArray[np.floating]) -> Estimate:
-    """Return the chance that a sample of class 1 scores above one of class 0; ties count half.
+    """Return the area under the ROC curve: P(score of class 1 > score of class 0), ties count half.
 
-    The Mann-Whitney statistic; the interval follows Hanley and McNeil 1982 and has no width for a
-    perfect ranking. `UNKNOWN` if either class is missing.
+    Computed by the Mann-Whitney statistic; the interval follows Hanley and McNeil 1982 and has no
+    width for a perfect ranking. `UNKNOWN` if either class is missing.
     """
     positive = labels == 1
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
@@ -92,14 +92,14 @@ def auroc(labels: Labels, scores: NDArray[np.floating]) -> Estimate:
 
 
 def classification_metrics(labels: Labels, probabilities: Floats) -> dict[str, Estimate]:
-    """Return accuracy, balanced_accuracy and, of two classes, auroc.
+    """Return accuracy, balanced_accuracy and, for two classes, auroc.
 
     Args:
         labels: Class ids, (n,).
-        probabilities: Of the model, (n, n_classes).
+        probabilities: Predicted by the model, (n, n_classes).
 
     Raises:
-        DataError: The probabilities are not all finite.
+        DataError: A probability is not finite.
     """
     if not np.isfinite(probabilities).all():
         raise DataError(
@@ -115,18 +115,18 @@ def classification_metrics(labels: Labels, probabilities: Floats) -> dict[str, E
 
 
 def logistic_regression(x: Floats, shares: Floats, ridge: Floats) -> Floats:
-    """Return the weights of a logistic regression on shares (Papke and Wooldridge 1996).
+    """Return the weights of a logistic regression of shares (Papke and Wooldridge 1996).
 
-    Newton's method; scipy has no such regression, and its optimisers do not repeat weights to the
-    last bit between versions.
+    Fitted by Newton's method; scipy has no such regression, and the results of its optimisers
+    differ in the last bits between versions.
 
     Args:
-        x: (n, m).
-        shares: 0..1, (n,).
-        ridge: penalty of the squared weights relative to the mean loss, (m + 1,), the offset first.
+        x: Predictors, (n, m).
+        shares: Responses, 0..1, (n,).
+        ridge: Penalty of the squared weights relative to the mean loss, (m + 1,), the offset first.
 
     Returns:
-        (m + 1,), the offset first.
+        Weights, (m + 1,), the offset first.
     """
     x = np.column_stack([np.ones(len(x)), x])
     weights, penalty = np.zeros(x.shape[1]), np.diag(ridge)
@@ -135,7 +135,7 @@ def logistic_regression(x: Floats, shares: Floats, ridge: Floats) -> Floats:
         gradient = x.T @ (shares - p) / len(x) - penalty @ weights
         hessian = (x * (p * (1 - p))[:, None]).T @ x / len(x) + penalty
         step = np.linalg.solve(hessian, gradient)
-        # Far from the optimum the curvature is nearly nothing, and a whole step too long.
+        # Far from the optimum the curvature is close to 0 and a full step too long.
         weights += step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-12))
         if np.abs(step).max() < 1e-9:
             break

@@ -1,4 +1,4 @@
-"""Pictures of many images at once: labelled tiles in a grid."""
+"""Montages: images with captions as tiles in a grid."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from memory.files import write_bytes
 
-# Side of a picture that a language model is shown.
+# Side in pixels of a picture that a language model is shown.
 SHEET_PX = 512
 _GAP_PX = 4
 _CAPTION_PX = 15
 _CAPTION_LINES = 2
-# Letters without an accent that could be taken off them.
+# Replacements of letters that NFKD does not decompose into an ASCII letter.
 _IN_ASCII = str.maketrans(
     {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "ø": "o", "Ø": "O", "đ": "d", "ł": "l", "Ł": "L",
      "\u0131": "i", "\u2013": "-", "\u2014": "-", "\u2019": "'"}
 )  # fmt: skip
-# Dark surroundings suit photographs and sit well on a light and on a dark page.
+# A dark background suits photographs, on light and on dark pages.
 BACKGROUND = (22, 24, 28)
 INK = (226, 226, 222)
 
@@ -37,9 +37,10 @@ def montage(
 
     Args:
         images: uint8, (n, c, h, w) with n at least 1 and c = 1 (gray) or 3 (RGB).
-        captions: one per image, wrapped to at most two lines of the width of a tile, or None.
-        columns: tiles in a row.
-        scale: whole number by which pixels are enlarged.
+        captions: one per image, wrapped to at most two lines of the width of a tile; None: without
+            captions.
+        columns: largest number of tiles in a row.
+        scale: integer factor by which images are enlarged.
 
     Returns:
         An image of mode L or RGB.
@@ -72,7 +73,7 @@ def montage(
 def montage_png(
     images: NDArray[np.uint8], captions: Sequence[str] | None, columns: int, scale: int = 2
 ) -> bytes:
-    """Return the montage as a PNG file's bytes; see `montage`."""
+    """Return a montage encoded as PNG; see `montage`."""
     stream = BytesIO()
     montage(images, captions, columns, scale).save(stream, format="PNG")
     return stream.getvalue()
@@ -85,19 +86,19 @@ def save_montage(
     columns: int,
     scale: int = 2,
 ) -> None:
-    """Write the montage as a PNG file, whole or not at all; see `montage`."""
+    """Write a montage as a PNG file atomically; see `montage`."""
     write_bytes(path, montage_png(images, captions, columns, scale))
 
 
 def caption_lines(text: str, width_px: int, font: Font) -> list[str]:
-    """Return a caption in lines that fit the width, two at most, broken between words."""
+    """Wrap a caption between words to at most two lines, each cut to the width."""
     words = drawable(text).split()
     if not words or font.getlength(" ".join(words)) <= width_px:
         return [" ".join(words)]
     n = 1
     while n < len(words) and font.getlength(" ".join(words[: n + 1])) <= width_px:
         n += 1
-    # In "defective as functional" the prediction stands on a line of its own.
+    # In "defective as functional" the prediction begins the second line.
     if "as" in words[1 : n + 1]:
         n = words.index("as", 1)
     parts = [words[:n], words[n:]][:_CAPTION_LINES]
@@ -105,13 +106,13 @@ def caption_lines(text: str, width_px: int, font: Font) -> list[str]:
 
 
 def drawable(text: str) -> str:
-    """Return a text in the letters that the font of Pillow has: accents fall, others become "?"."""
+    """Return a text in ASCII, as Pillow's font requires: accents are removed, others become "?"."""
     plain = unicodedata.normalize("NFKD", text.translate(_IN_ASCII))
     return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
 
 
 def fit_text(text: str, width_px: int, font: Font) -> str:
-    """Return the text on one line, cut with an ellipsis where it is wider than `width_px`."""
+    """Return a text on one line, cut with an ellipsis where it is wider than `width_px`."""
     line = " ".join(text.split())
     if font.getlength(line) <= width_px:
         return line

@@ -1,10 +1,10 @@
 """Quality of dense labels without ground truth.
 
-Evidence against a label comes from teachers, models that were trained on real labels (their
+Evidence against a label comes from teachers, i.e. models that were trained on real labels (their
 disagreement with the label, and with one another), from geometry (normals must agree with the
-depth's gradient) and from the generator's own confidence. All evidence is at least 0, higher is
-worse; pixels without a label are ignored. `expected_scores` turns it into the score that the labels
-should reach against the truth, 0..1, as `eval.dense` defines it.
+gradient of the depth) and from the confidence of the generator. All evidence is at least 0, higher
+is worse; pixels without a label are ignored. `expected_scores` maps it to the expected score of the
+labels against the ground truth, 0..1, as defined in `eval.dense`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from eval.metrics import logistic, logistic_regression
 Floats = NDArray[np.floating[Any]]
 Vector = NDArray[np.float64]
 
-# Focal lengths that `estimate_focal` tries, in widths of the image: from 127 down to 14 degrees.
+# Candidate focal lengths in widths of the image: fields of view from 127 down to 14 degrees.
 _FOCALS = np.geomspace(0.25, 4, 81)
-# Share of the image from which a class counts as predicted by the teachers.
+# Least share of the known pixels for a class to count as predicted by the teachers.
 _SHOWN_SHARE = 0.005
 _LEAST = 1e-3
 _RIDGE = 1e-4
 # Share of the disagreement explained by spread among teachers that counts as normal. On real labels
-# it is all of it, but where teachers are unsure, labels of a generator are worse as well.
+# it would be 1, but where teachers are unsure, the labels of a generator are worse as well.
 _NORMAL_SHARE = 0.5
 
 
 def class_difference(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Vector, Vector]:
-    """Return 1 - soft IoU of labels with the teachers' mean probabilities, and its normal value.
+    """Return 1 - soft IoU of labels with the teachers' mean probabilities, and a reference value.
 
     The IoU is averaged over the classes that the label or the teachers show, so objects missing
     from the label count as well.
 
     Args:
         ids: class ids, (n, h, w).
-        probabilities: of the teachers, (teachers, n, classes, h, w).
+        probabilities: predictions of the teachers, (teachers, n, classes, h, w).
 
     Returns:
-        The difference, 0..1, (n,), and the same for the teachers' most probable classes, (n,).
+        The difference, 0..1, (n,), and the same for the teachers' most probable classes in place of
+        the labels, (n,).
     """
     valid = ids != VOID
     p = probabilities.mean(0) * valid[:, None]
@@ -54,7 +55,7 @@ def class_difference(ids: NDArray[np.uint8], probabilities: Floats) -> tuple[Vec
 
 
 def depth_difference(depth_m: Floats, teachers_m: Floats) -> tuple[Vector, Vector]:
-    """Return |log depth - mean log depth of the teachers|, and the teachers' mean distance from it.
+    """Return |log depth - mean log depth of teachers|, and the teachers' mean distance to it.
 
     Args:
         depth_m: in metres, (n, h, w), NaN where unknown.
@@ -75,7 +76,7 @@ def depth_difference(depth_m: Floats, teachers_m: Floats) -> tuple[Vector, Vecto
 
 
 def normals_difference(normals: Floats, teachers: Floats) -> tuple[Vector, Vector]:
-    """Return the angle to the mean normal of the teachers, and their mean angle to it, in degrees.
+    """Return the angle to the teachers' mean normal and their mean angle to it, in degrees.
 
     Args:
         normals: (n, 3, h, w), NaN where unknown.
@@ -101,12 +102,12 @@ def geometric_difference(depth_m: Floats, normals: Floats, focal_px: float) -> F
 
 
 def normals_of_depth(depth_m: Floats, focal_px: float) -> Floats:
-    """Return the normals of the surface that depth describes, (n, 3, h, w), facing the camera.
+    """Return the surface normals of depth maps, (n, 3, h, w), facing the camera.
 
     On a plane n.X = c the inverse depth is w = n.(x, y, 1) / c at the ray (x, y, 1): affine in the
-    pixel. So the normal is along -(w_x, w_y, w - x w_x - y w_y), which is exact for planes whatever
-    the distance of the pixels. The smaller of the differences to both neighbours is used, so that
-    edges of objects do not count.
+    pixel. So the normal is along -(w_x, w_y, w - x w_x - y w_y), which is exact for planes at any
+    pixel spacing. The smaller of the differences to both neighbours is used, so that depth
+    discontinuities at the edges of objects have no effect.
 
     Args:
         depth_m: along the optical axis of a pinhole camera whose principal point is the centre of
@@ -125,9 +126,9 @@ def normals_of_depth(depth_m: Floats, focal_px: float) -> Floats:
 
 
 def estimate_focal(depth_m: Floats, normals: Floats) -> float:
-    """Return the focal length in pixels with which depth and normals agree best.
+    """Return the focal length in pixels for which depth and normals agree best.
 
-    The least mean angle over `_FOCALS` times the width of the image, steps of 3.5%.
+    It minimises the median angle over `_FOCALS` times the width of the image, in steps of 3.5%.
     """
     width = depth_m.shape[2]
     errors = [
@@ -140,7 +141,7 @@ def estimate_focal(depth_m: Floats, normals: Floats) -> float:
 def angles_deg(a: Floats, b: Floats, axis: int) -> Floats:
     """Return the angle between vectors along `axis`, 0..180 degrees, NaN where one is not finite.
 
-    Unlike the arc cosine of the product this is exact for small angles.
+    Unlike the arc cosine of the product it is accurate for small angles.
     """
     a, b = unit_vectors(a, axis), unit_vectors(b, axis)
     apart, together = (np.linalg.norm(both, axis=axis) for both in (a - b, a + b))
@@ -166,14 +167,14 @@ def collect(
     Args:
         labels: by kind, as in `tools.data.samples.Samples`.
         teachers: predictions by kind, (teachers, n, ...), classes as probabilities.
-        confidence: of the generator by kind, 0..1, (n, h, w).
-        focal_px: focal length in pixels; None: no geometry.
+        confidence: confidence of the generator by kind, 0..1, (n, h, w).
+        focal_px: focal length in pixels; None: without geometry.
 
     Returns:
-        By kind and measure, each (n,), at least 0, as far as available: `disagreement` with the
-        teachers, `spread` among them, `geometry` of depth and normals, and `doubt`, 1 - confidence;
-        for classes its mean over those that the label shows, since a mean over pixels would be
-        dominated by sky and road.
+        Evidence by kind and measure, each (n,), at least 0, as far as available: `disagreement`
+        with the teachers, `spread` among them, `geometry` of depth and normals, and `doubt`, i.e.
+        1 - confidence. The doubt of a segmentation is averaged over the classes of the label, since
+        a mean over pixels would be dominated by sky and road.
     """
     differences: Mapping[str, Callable[[Any, Floats], tuple[Vector, Vector]]] = {
         "segmentation": class_difference,
@@ -200,7 +201,7 @@ def collect(
 
 
 def image_means(evidence: Floats) -> Vector:
-    """Return the mean of each image's known pixels, (n,); 0 where nothing is known."""
+    """Return the mean over the known pixels of each image, (n,); 0 without known pixels."""
     valid = np.isfinite(evidence)
     total = np.where(valid, evidence, 0).sum((1, 2), dtype=np.float64)
     means: Vector = total / np.maximum(valid.sum((1, 2)), 1)
@@ -208,9 +209,9 @@ def image_means(evidence: Floats) -> Vector:
 
 
 def class_means(evidence: Floats, ids: NDArray[np.uint8]) -> Vector:
-    """Return the mean over the classes of each image of the mean of their pixels, (n,).
+    """Return the mean over the classes of each image of their mean over pixels, (n,).
 
-    evidence, ids: (n, h, w); pixels of `VOID` do not count; 0 where nothing is known.
+    evidence, ids: (n, h, w); pixels of `VOID` are ignored; 0 without known pixels.
     """
     total, shown = np.zeros(len(ids)), np.zeros(len(ids))
     for number in np.unique(ids[ids != VOID]):
@@ -224,12 +225,12 @@ def class_means(evidence: Floats, ids: NDArray[np.uint8]) -> Vector:
 
 
 def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:
-    """Return the evidence that is normal for real labels of one kind; see `excess`.
+    """Fit the normal level of evidence to real labels of one kind; see `excess`.
 
     Returns:
-        `disagreement` and `per_spread`: offset and slope of log disagreement over log spread by
-        least squares, with the slope multiplied by `_NORMAL_SHARE`; `geometry`: the mean of its
-        logarithm.
+        `disagreement` and `per_spread`: offset and slope of the least-squares line of log
+        disagreement over log spread, the slope multiplied by `_NORMAL_SHARE`; `geometry`: mean log
+        angle between depth and normals.
     """
     disagreement, spread = (np.log(measures[name] + _LEAST) for name in ("disagreement", "spread"))
     variance = float(((spread - spread.mean()) ** 2).mean())
@@ -243,11 +244,11 @@ def normal_evidence(measures: Mapping[str, Vector]) -> dict[str, float]:
 
 
 def excess(measures: Mapping[str, Vector], normal: Mapping[str, float]) -> dict[str, Vector]:
-    """Return by how much evidence exceeds the normal one, above 0, by measure, each (n,).
+    """Return the excess of evidence over its normal level, above 0, by measure, each (n,).
 
-    It is the softplus of the logarithm of their ratio. Where teachers disagree among themselves,
-    part of their disagreement with the label is normal. A label that agrees better than real ones
-    do gains little by it, so that one measure cannot compensate another.
+    The excess is the softplus of the log ratio of both. Where teachers disagree among themselves,
+    part of their disagreement with the label is normal. A label that agrees better than real labels
+    gains little, so that one measure cannot compensate for another.
     """
     expected = normal["disagreement"] + normal["per_spread"] * np.log(measures["spread"] + _LEAST)
     log_ratios = {"disagreement": np.log(measures["disagreement"] + _LEAST) - expected}
@@ -259,7 +260,7 @@ def excess(measures: Mapping[str, Vector], normal: Mapping[str, float]) -> dict[
 def fit_scores(evidence: Vector, scores: Vector) -> Vector:
     """Return the coefficients, (m + 1,), that predict scores from evidence; see `expected_scores`.
 
-    evidence: (n, m); scores: of the same labels against the truth, 0..1, (n,).
+    evidence: (n, m); scores: scores of the same labels against the ground truth, 0..1, (n,).
     """
     return logistic_regression(evidence, scores, np.full(evidence.shape[1] + 1, _RIDGE))
 
@@ -271,8 +272,8 @@ def expected_scores(
 
     Args:
         evidence: (n, m).
-        coefficients: of `fit_scores`, (m + 1,).
-        against: subtracted from the log odds, for evidence that was not fitted, (n,).
+        coefficients: result of `fit_scores`, (m + 1,).
+        against: subtracted from the log odds, for evidence without fitted coefficients, (n,).
     """
     design = np.column_stack([np.ones(len(evidence)), evidence])
     return logistic(design @ coefficients - against)
@@ -289,7 +290,7 @@ def _no_overlap(classes: NDArray[np.bool_], p: Floats) -> Vector:
 
 
 def _smaller_difference(values: Floats, axis: int) -> Floats:
-    """Return each pixel's difference to the neighbour, before or after, that is more like it."""
+    """Return the difference to the neighbour, before or after each pixel, that is smaller."""
     step = np.diff(values, axis=axis)
     pad = [(0, 0)] * values.ndim
     pad[axis] = (0, 1)

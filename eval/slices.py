@@ -1,8 +1,8 @@
-"""Slices: photographs that share attribute values, and how a model does on each.
+"""Slices: photographs that share attribute values, and the scores of a model on them.
 
-A model's score on a photograph is a bool, right or wrong, where it predicts one class of each, and
-a number in 0..1, e.g. a mean IoU, where it predicts pixels. Both kinds are reported and tested by
-the same functions, each with its own interval and test.
+The score of a photograph is a bool, correct or wrong, for image classification, and a number in
+0..1, e.g. a mean IoU, for dense predictions. Both kinds are reported and tested by the same
+functions, each with its own interval and test.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Attributes = Sequence[Mapping[str, str]]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Scores = NDArray[Any]
-"""Per photograph: right or wrong, or 0..1 with NaN where nothing is known."""
+"""Score of each photograph: a bool, or 0..1 with NaN where nothing of it is known."""
 SliceTable = dict[str, Indices]
 
-# By how much more a slice must err than the rest to be called a failure.
+# Least excess of a slice's error over that of the rest for a significant failure.
 LEAST_EFFECT = 0.02
 
 
@@ -36,10 +36,10 @@ def slice_table(attributes: Attributes, by: Sequence[tuple[str, ...]], n_min: in
     """Return the members of every slice with at least `n_min` photographs, by the slice's key.
 
     Args:
-        attributes: one mapping per photograph.
-        by: which attributes to cross, e.g. ("wafer",) and ("wafer", "severity"). A photograph
-            that lacks one of them is in no slice of that crossing.
-        n_min: photographs that a slice needs.
+        attributes: attribute values of each photograph.
+        by: combinations of attributes, e.g. ("wafer",) and ("wafer", "severity"). A photograph
+            that lacks one of them is in no slice of that combination.
+        n_min: least photographs of a slice.
     """
     members: dict[str, list[int]] = {}
     for names in dict.fromkeys(tuple(sorted(set(names))) for names in by):
@@ -58,11 +58,11 @@ def slice_table(attributes: Attributes, by: Sequence[tuple[str, ...]], n_min: in
 def score_slices(
     scores: Scores, table: SliceTable, attributes: Attributes
 ) -> tuple[SliceScore, ...]:
-    """Return the mean score of every slice of a table; scores: (n,), none NaN.
+    """Return the mean score of every slice of a table; scores: (n,), without NaN.
 
-    `n_correct` of scores in 0..1 is their rounded sum: such a score varies at most as much as a
-    coin of the same mean (Bhatia and Davis 2000), so the binomial variance that `eval.credit`
-    derives from n_correct is an upper bound, and changes are underrated rather than overrated.
+    `n_correct` of scores in 0..1 is their rounded sum: the variance of such a score is at most that
+    of a Bernoulli variable with the same mean (Bhatia and Davis 2000), so the binomial variance
+    that `eval.effects` derives from n_correct is an upper bound, and tests are conservative.
     """
     return tuple(
         SliceScore(
@@ -76,7 +76,7 @@ def score_slices(
 
 
 def worst(slices: Sequence[SliceScore], n_min: int) -> str | None:
-    """Return the key of the slice with the lowest accuracy; of equal ones the largest.
+    """Return the key of the slice with the lowest accuracy, the largest of equally low ones.
 
     None if no slice has `n_min` photographs.
     """
@@ -95,10 +95,10 @@ def slice_report(
     round: int,  # noqa: A002 (the name of the record's field)
     split: str,
 ) -> Report:
-    """Return a report of a split's metrics and of every slice, the worst among the metrics.
+    """Return a report of a split's metrics and slices, with the metric `worst_slice` added.
 
-    The worst slice was chosen by its score, so its interval among the metrics is simultaneous over
-    all slices (Bonferroni): that of an unselected slice covers the truth in 47% to 73%.
+    The worst slice is selected by its score, so its interval among the metrics is simultaneous over
+    all slices (Bonferroni): a plain interval would cover the truth in 47% to 73% of cases.
 
     Raises DataError when no photograph has a score. See `slice_table` for `by` and `n_min`.
     """
@@ -125,30 +125,30 @@ def failing_slices(
 ) -> tuple[Failure, ...]:
     """Return the slices whose mean score is lower than that of the rest.
 
-    Each slice with `n_min` photographs is tested against all others, "as good as the rest" (see
-    `worse_than_rest`), corrected for the number of slices tried (Benjamini-Hochberg). Where some
-    fail, all are tested again, without the failing ones in the rest of those that share no
-    photograph with them, which they would mask otherwise.
+    Each slice with `n_min` photographs is tested against all other photographs ("as good as the
+    rest", see `worse_than_rest`), corrected for the number of slices (Benjamini-Hochberg). Where
+    some fail, all are tested again with the failing slices removed from the rest of slices that are
+    disjoint from them, whose failures they would mask otherwise.
 
     Args:
         scores: (n,); images whose score is NaN are left out.
-        attributes: n of them.
-        ids: n of them; examples are named by them.
+        attributes: attribute values of each of the n photographs.
+        ids: n image ids, by which examples are named.
         by: see `slice_table`.
-        n_min: photographs that a slice needs.
-        alpha: `significant` means a q-value of at most this, and an error that is larger than that
-            of the rest by `LEAST_EFFECT`.
-        n_examples: most examples of a failure; they are images with a score below 1.
-        confidence: what examples are sorted by, lowest first, (n,); None for the score.
-        groups: n names; photographs of one belong together, as the frames of a video do, and are
-            one observation. None: each stands alone.
+        n_min: least photographs of a slice.
+        alpha: a failure is significant if its q-value is at most alpha and its error exceeds that
+            of the rest by at least `LEAST_EFFECT`.
+        n_examples: largest number of examples of a failure, i.e. images with a score below 1.
+        confidence: examples are sorted by it, lowest first, (n,); None: by the score.
+        groups: name of each photograph's group, n of them; the photographs of a group, such as the
+            frames of a video, count as one observation. None: each is a group of its own.
 
     Returns:
         Significant failures first, then by q-value, then by error rate. The id depends on the
         slice alone, so a failure keeps it over the rounds.
 
     Raises:
-        DataError: when no image has a score.
+        DataError: No image has a score.
     """
     scores, attributes, rows = _scored(scores, attributes)
     order_by = scores if confidence is None else confidence[rows]
@@ -198,15 +198,14 @@ def failing_slices(
 
 
 def mean_score(scores: Scores, n_figures: int = 1) -> Estimate:
-    """Return the mean of scores: of bools with Wilson's interval, else with Student's, cut to 0..1.
+    """Return the mean of scores with Wilson's interval for bools, else Student's, cut to 0..1.
 
-    One score in 0..1 tells nothing of their spread: its interval is [0, 1]. Equal scores have an
-    interval of no width.
+    The interval of a single score in 0..1 is [0, 1]. Equal scores have an interval of no width.
 
     Args:
         scores: (n,).
-        n_figures: figures that this one was chosen from by its value; the intervals of all of them
-            together cover the truth in 95% of cases (Bonferroni).
+        n_figures: number of figures that this one was selected from by its value; the intervals of
+            all of them are simultaneous (Bonferroni).
     """
     n, level = len(scores), 1 - 0.025 / n_figures
     if scores.dtype == bool:
@@ -221,7 +220,7 @@ def mean_score(scores: Scores, n_figures: int = 1) -> Estimate:
 def _q_values(
     scores: Scores, table: SliceTable, rests: Sequence[Indices], groups: Indices | None
 ) -> tuple[list[float], list[float]]:
-    """Return p and q of every slice of a table against its rest."""
+    """Return the p-values and q-values of every slice of a table against its rest."""
     p_values = [
         members_worse(scores, members, rest, groups)
         for members, rest in zip(table.values(), rests, strict=True)
@@ -234,12 +233,12 @@ def members_worse(
 ) -> float:
     """Return the p-value of "the members are as good as the rest", see `worse_than_rest`.
 
-    Photographs of one group are not independent: their mean score counts as one.
+    Photographs of one group are not independent: their mean score counts as one observation.
 
     Args:
         scores: (n,).
-        members: indices.
-        rest: indices.
+        members: rows of the members.
+        rest: rows of the rest.
         groups: (n,), the number of each photograph's group; None: each is its own.
     """
     if groups is None or len(np.unique(groups)) == len(groups):
@@ -255,7 +254,10 @@ def _group_means(scores: Scores, groups: Indices) -> Floats:
 
 
 def _unmasked(rest: Indices, members: Indices, failing: Sequence[Indices]) -> Indices:
-    """Return a rest without the failing slices that share no member with a slice; never none."""
+    """Return a rest without the failing slices that are disjoint from the members.
+
+    The whole rest where fewer than two photographs would be left.
+    """
     others = [f for f in failing if not np.isin(members, f).any()]
     left = np.setdiff1d(rest, np.concatenate(others)) if others else rest
     return left if len(left) >= 2 else rest
@@ -264,10 +266,10 @@ def _unmasked(rest: Indices, members: Indices, failing: Sequence[Indices]) -> In
 def worse_than_rest(scores: Scores, rest: Scores) -> float:
     """Return the one-sided p-value of "as good as the rest".
 
-    Fisher's exact test of bools; of scores in 0..1 the permutation test of the sum, whose
+    Fisher's exact test for bools; for scores in 0..1 the permutation test of the sum, whose
     distribution is approximated by Pearson's type III with its exact first three moments (Mielke
-    and Berry 2007, section 2.3). Unlike a t-test it holds its level for skewed scores. One score
-    alone tells nothing of their spread: 1.
+    and Berry 2007, section 2.3). Unlike a t-test it keeps its level for skewed scores. The p-value
+    is 1 for a single score in 0..1.
     """
     n, n_rest = len(scores), len(rest)
     if scores.dtype == bool:
@@ -277,32 +279,32 @@ def worse_than_rest(scores: Scores, rest: Scores) -> float:
     if min(n, n_rest) < 2:
         return 1.0
     every = np.concatenate([scores, rest])
-    away = every - every.mean()
-    variance = float((away**2).mean())
+    deviations = every - every.mean()
+    variance = float((deviations**2).mean())
     if variance <= 1e-24:
         return 1.0
     # Moments of the mean of n of N values drawn without replacement.
     total = n + n_rest
     error = math.sqrt(variance * n_rest / (n * (total - 1)))
-    skew = float((away**3).mean()) / variance**1.5 * (total - 2 * n) / (total - 2)
+    skew = float((deviations**3).mean()) / variance**1.5 * (total - 2 * n) / (total - 2)
     skew *= math.sqrt((total - 1) / (n * n_rest))
-    return float(pearson3.cdf(float(away[:n].mean()) / error, skew))
+    return float(pearson3.cdf(float(deviations[:n].mean()) / error, skew))
 
 
 def share_of_alpha(round_number: int) -> float:
-    """Return the part of a session's false discovery rate that one round spends.
+    """Return the share of a session's false discovery rate that one round spends.
 
-    1 / (r (r + 1)) adds up to 1 over all rounds, however many there will be (alpha spending, Lan
-    and DeMets 1983). A baseline, round 0, is tested like round 1.
+    1 / (r (r + 1)) sums to 1 over any number of rounds (alpha spending, Lan and DeMets 1983). The
+    baseline, round 0, is tested like round 1.
     """
     r = max(1, round_number)
     return 1 / (r * (r + 1))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Return the q-value of every p-value (Benjamini and Hochberg 1995); none for none.
+    """Return the q-value of every p-value (Benjamini and Hochberg 1995).
 
-    A q-value is the share of false discoveries to expect among all that are at least as small.
+    A q-value is the expected share of false discoveries among all tests with a q-value as small.
     """
     if not p_values:
         return []
@@ -320,7 +322,7 @@ def _shared(key: str, member: Mapping[str, str]) -> dict[str, str]:
 
 
 def _scored(scores: Scores, attributes: Attributes) -> tuple[Scores, Attributes, Indices]:
-    """Return scores and attributes of the images that have a score, and their rows."""
+    """Return scores and attributes of the images with a score, and the rows of these images."""
     rows = np.flatnonzero(~np.isnan(scores))
     if len(rows) == 0:
         raise DataError("No image of the split has a score, so there is nothing to measure.")

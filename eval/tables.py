@@ -1,7 +1,6 @@
 """A session as tidy tables: one row per round, prompt, slice, call, cost and group of images.
 
-Every row names its session, so tables of several sessions
-can be put under each other.
+Every row names its session, so tables of several sessions can be concatenated.
 """
 
 from __future__ import annotations
@@ -62,14 +61,17 @@ _NAMES = {
         "coverage_low", "coverage_high", "expected_coverage", "vendi", "vendi_real",
     ),
 }  # fmt: skip
-# In the order of the columns; a value that is not known is None.
+# Types of the columns of each table, in the order of the columns; unknown values are None.
 COLUMNS: Mapping[str, Mapping[str, type]] = {
     table: {name: _TYPES.get(name, str) for name in names} for table, names in _NAMES.items()
 }
 
 
 def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
-    """Return the rows of every table of COLUMNS; nothing without an event `session`."""
+    """Return the rows of the tables of COLUMNS; none without an event `session`.
+
+    The rows of `likeness` are not in the journal, see `likeness_rows`.
+    """
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     if (head := find_head(events)) is None:
         return rows
@@ -100,8 +102,8 @@ def tables(events: Sequence[Event]) -> dict[str, list[Row]]:
     return rows
 
 
-def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
-    """Return the rows of the table `likeness`: how a session's images are like photographs."""
+def likeness_rows(session: str, groups: Sequence[Likeness]) -> list[Row]:
+    """Return the rows of the table `likeness`: similarity of a session's images to photographs."""
     return [
         _row(
             "likeness",
@@ -115,12 +117,12 @@ def likeness_rows(session: str, found: Sequence[Likeness]) -> list[Row]:
             coverage_low=one.coverage.low,
             coverage_high=one.coverage.high,
         )
-        for one in found
+        for one in groups
     ]
 
 
 def _row(table: str, record: object, **given: Any) -> Row:
-    """Return a row of what is given, and else of a record's fields; None: it has no such field."""
+    """Return a row of a table from given values, else fields of the record, else None."""
     return {
         name: given[name] if name in given else getattr(record, name, None)
         for name in COLUMNS[table]
@@ -190,7 +192,7 @@ def _slices(
 
 
 def _calls(events: Sequence[Event], session: str) -> list[Row]:
-    """Return one row per tool call, legal or not, and per answer that calls no tool."""
+    """Return one row per tool call, legal or illegal; an answer without a call is illegal."""
     rows: list[Row] = []
     for event in events:
         if isinstance(event, ModelCallEvent):
@@ -212,13 +214,13 @@ def _calls(events: Sequence[Event], session: str) -> list[Row]:
                 tool_s=event.seconds if isinstance(event, ToolCallEvent) else 0.0,
             )
         )
-        # Several calls of one answer cost it once.
+        # The cost of an answer is counted with the first of its calls.
         tokens, usd, decision_s = Tokens(prompt=0, answer=0), 0.0, 0.0
     return rows
 
 
 def _decisions(session: str, calls: Sequence[Row]) -> list[Row]:
-    """Return what deciding has cost, by round."""
+    """Return the costs of the stage `decide` by round."""
     rows: dict[int, Row] = {}
     for call in calls:
         number = call["round"]

@@ -1,1 +1,1 @@
-"""What is remembered: records, the journal (the truth) and the Chroma index on it."""
+"""Records, the journal of a session, and the Chroma index that is rebuilt from journals."""

@@ -1,4 +1,4 @@
-"""Addresses of servers: hidden in journals; a key sent to one without encryption is warned of."""
+"""Server addresses: redaction in journals, and a warning about keys sent without encryption."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def without_addresses(text: str) -> str:
-    """Return text with [address] in the place of URLs, IP addresses and HOST:PORT."""
+    """Return text with URLs, IP addresses, host names and HOST:PORT replaced by [address]."""
     return _ADDRESSES.sub(_HIDDEN, text)
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is this machine."""
+    """Return whether a host name or IP address is this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -40,15 +40,15 @@ def is_local(host: str) -> bool:
 
 @cache
 def warn_of_plain_key(url: str, address: str, key: str) -> bool:
-    """Warn, once per process, if a key goes to another machine without encryption.
+    """Warn, once per process, if a key is sent to another machine without encryption.
 
     Args:
-        url: Where the key is sent.
+        url: Address that the key is sent to.
         address: Name of the variable or setting that `url` comes from.
         key: Name of the variable that holds the key.
 
     Returns:
-        Whether there is reason to warn.
+        Whether the key is sent without encryption.
     """
     parts = urlsplit(url)
     is_plain = parts.scheme == "http" and not is_local(parts.hostname or "localhost")

@@ -1,4 +1,4 @@
-"""Limits on freed memory that glibc keeps for threads; no effect with other C libraries."""
+"""Limits on the freed memory that glibc retains; no effect with other C libraries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _N_ARENAS = 2
 def share_arenas() -> None:
     """Limit malloc to two arenas for all threads of this process.
 
-    By default glibc makes up to eight a core, and each keeps what was freed in it (man 3 mallopt).
-    Low thresholds for giving that back are no way: torch's tensors would come from the kernel each
-    time, and a step of a small network on a CPU take 2.5 times as long. To be called before there
-    are many threads: arenas that there are stay.
+    By default glibc creates up to eight arenas per core, each of which retains the memory freed in
+    it (man 3 mallopt). Low trim thresholds are no alternative: torch would request every tensor
+    from the kernel, and a step of a small network on a CPU would take 2.5 times as long. Call it
+    before threads are started, since existing arenas remain.
     """
     if _is_glibc():
         ctypes.CDLL(None).mallopt(_ARENA_MAX, _N_ARENAS)
@@ -26,7 +26,7 @@ def share_arenas() -> None:
 def give_back() -> None:
     """Return freed memory to the system, after a large and rare allocation.
 
-    Takes milliseconds. Of arenas other than the first one their ends stay (man 3 malloc_trim).
+    Takes milliseconds. The free top of arenas other than the first is retained (man 3 malloc_trim).
     """
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)

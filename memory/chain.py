@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# How a line ends: the checksum of the line and of the one before it.
+# End of a line: a checksum of the line and of the checksum of the line before.
 _CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
 _CHAIN_BYTES = 30
 
@@ -18,9 +18,9 @@ def link(before: str, line: bytes) -> str:
 
 
 def changed_lines(path: Path) -> list[int]:
-    """Return the numbers of the lines that are not as they were written, or follow a gap.
+    """Return the numbers of the lines that were changed or follow a removed line.
 
-    Lines of a version that wrote no checksums are taken as they are.
+    Lines at the beginning without checksums, of early versions, are not checked.
     """
     changed = []
     before = ""
@@ -38,7 +38,7 @@ def changed_lines(path: Path) -> list[int]:
 
 
 def seal(lines: Iterable[bytes]) -> list[bytes]:
-    """Return lines whose text was changed on purpose with checksums that fit again."""
+    """Return lines with recomputed checksums, for texts that were changed on purpose."""
     sealed = []
     before = ""
     for line in lines:

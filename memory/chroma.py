@@ -1,6 +1,6 @@
 """The memory of all sessions: a Chroma index for semantic search, rebuilt from the journals.
 
-Every operation holds a file lock on the index; how long it stays open says `chroma_clients`.
+Every operation holds a file lock on the index; see `chroma_clients` for how long it stays open.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 COLLECTION = "shaping"
 LOCK_TIMEOUT_S = 120
 
-# Chroma's defaults find only half of the nearest of 10,000 vectors. Whoever opens an index builds
-# anew what was added since it was last written, by default up to 1,000 items: 0.14 s, not 0.02 s.
+# Chroma's defaults find only half of the nearest of 10,000 vectors. A client that opens an index
+# replays the additions since it was last written, by default up to 1,000: 0.14 s, not 0.02 s.
 _CONFIGURATION: CreateCollectionConfiguration = {
     "hnsw": {
         "space": "cosine",
@@ -46,7 +46,7 @@ _CONFIGURATION: CreateCollectionConfiguration = {
 }
 _N_ADDED_AT_ONCE = 1000
 _N_REPEATS = 10
-# Distances of equal vectors differ by less.
+# Upper bound of the rounding error of distances.
 _ROUNDING = 1e-5
 _UNFINISHED = ".unfinished"
 _KEPT = (".lock", chroma_clients.OWNER, _UNFINISHED)
@@ -56,18 +56,22 @@ _INDEX_FOLDER = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Result = TypeVar("Result")
 Work = Callable[["Collection", str], Result]
-"""What is done with a collection; its second argument: whose items are written, "" for one home."""
+"""Takes the collection and the owner of the items written, "" for an index of a single home."""
 Embed = Callable[[Sequence[str]], list[list[float]]]
 
 
 class MemoryIndex:
     """The index in `folder`, created when first needed.
 
-    `embed` turns texts into vectors of one length; by default the packaged MiniLM. With
-    `journals`, which returns those of all sessions, an index that is missing or damaged is rebuilt
-    from them when it is next used, which `tell` reports. Every method raises StorageError when the
-    index is damaged and there are no such (`reindex` repairs it), the disk is full, or another
-    process keeps the index for more than two minutes.
+    Every method raises StorageError if the index is damaged and `journals` is None (`reindex`
+    repairs it), the disk is full, or another process locks the index for more than two minutes.
+
+    Args:
+        folder: Folder of the index.
+        embed: Maps texts to vectors of equal length; None: the packaged MiniLM.
+        journals: Returns the journals of all sessions, from which a missing or damaged index is
+            rebuilt on its next use; None: it is not rebuilt.
+        tell: Called with messages for the user, such as that the index is rebuilt.
     """
 
     def __init__(
@@ -82,17 +86,17 @@ class MemoryIndex:
         self._journals, self._tell = journals, tell
 
     def add(self, items: Sequence[MemoryItem]) -> None:
-        """Add items; one whose id is already there replaces the earlier one."""
+        """Add items; an item replaces an earlier one with the same id."""
         self._use(
             lambda collection, owner: upsert(
                 collection, self._vectors(changed(collection, items, owner)), owner
             )
         )
-        # What was freed lies between what an open index keeps.
+        # The freed memory is scattered between allocations of the open index.
         give_back()
 
     def forget(self, session: str, from_round: int) -> None:
-        """Remove what a session has added of round `from_round` and later ones."""
+        """Remove the items of a session from round `from_round` on."""
 
         def remove(collection: Collection, owner: str) -> None:
             where = both({"session": session}, {"owner": owner} if owner else None)
@@ -111,17 +115,23 @@ class MemoryIndex:
     def search(
         self, query: str, n: int = 5, kind: str | None = None, target: str | None = None
     ) -> list[SearchHit]:
-        """Return the `n` items nearest in meaning, best first, of one kind and target if given.
+        """Return the `n` items nearest to the query, best first.
 
-        Of a text that a session repeats only the latest round is returned. Damaged items are
-        skipped, and their number is told.
+        Of equal texts of a session only the one of the latest round is returned. Damaged items are
+        skipped, and their number is reported.
+
+        Args:
+            query: Text to search for.
+            n: Number of items.
+            kind: Kind of the items; None: all kinds.
+            target: Target of the items; None: all targets.
         """
         return self.search_all([query], n, kind, target)[0]
 
     def search_all(
         self, queries: Sequence[str], n: int = 5, kind: str | None = None, target: str | None = None
     ) -> list[list[SearchHit]]:
-        """Return what `search` does for each of several queries, at once."""
+        """Return the results of `search` for several queries in one operation."""
         if not queries:
             return []
         vectors = np.array(self._embed(queries), dtype=np.float32)
@@ -130,8 +140,8 @@ class MemoryIndex:
         damaged: set[str] = set()
 
         def look(collection: Collection, _: str) -> list[list[SearchHit]]:
-            # A condition takes time in proportion to all items that meet it, so the nearest of all
-            # are searched first.
+            # The cost of a condition grows with the number of items that meet it, so the nearest
+            # of all items are searched first.
             near = _nearest(collection, vectors, n_near, damaged)
             if where is None:
                 return [_latest(hits)[:n] for hits in near]
@@ -143,18 +153,18 @@ class MemoryIndex:
                     matching[place] = _latest(hits)
             return [hits[:n] for hits in matching]
 
-        found = self._use(look)
+        results = self._use(look)
         if damaged:
             self._tell(
                 f"The memory skipped {len(damaged)} damaged items. To build it anew from the "
                 "journals: shaping memory reindex"
             )
-        return found
+        return results
 
     def stats(self) -> dict[str, Any]:
-        """Return how many items there are: `items`, `kinds`, `targets`, `sessions`, and `damaged`.
+        """Return the number of items in total (`items`) and by `kinds`, `targets` and `sessions`.
 
-        The last is there only where items are damaged.
+        `damaged` counts damaged items, if there are any.
         """
         got = self._use(lambda collection, _: collection.get(include=["metadatas"]))
         items = got["metadatas"] or []
@@ -166,17 +176,17 @@ class MemoryIndex:
         return {"items": len(items), **counts} | ({"damaged": n_damaged} if n_damaged else {})
 
     def reindex(self, journals: Iterable[Path]) -> int:
-        """Build the index anew from sessions' journals and return how many items it has.
+        """Rebuild the index from journals of sessions and return its number of items.
 
-        A damaged index is moved aside first, to `NAME.damaged-N` beside the folder. Of
-        damaged journals, which are told, the items that the index had are kept.
+        A damaged index is first moved to `NAME.damaged-N` beside the folder. Sessions with a
+        damaged journal keep their items in the index and are reported.
         """
         items, damaged = readable_items(journals, self._tell)
         with self._locked():
             return self._rebuild(self._vectors([*self._items_of_sessions(damaged), *items]))
 
     def _items_of_sessions(self, names: Sequence[str]) -> list[MemoryItem]:
-        """Return the readable items of sessions in the index; none of a damaged index."""
+        """Return the readable items of sessions in the index; [] if the index is damaged."""
         if not names:
             return []
         try:
@@ -188,11 +198,11 @@ class MemoryIndex:
         return [item for metadata in stored if (item := read_item(metadata.get("item")))]
 
     def _use(self, work: Work[Result]) -> Result:
-        """Return what `work` makes of the collection, rebuilt before where that is needed."""
+        """Return the result of `work` on the collection, which is rebuilt first if necessary."""
         with self._locked():
             if self._journals is not None:
                 database = self.folder / chroma_clients.DATABASE
-                # Chroma takes an empty file for a new index.
+                # Chroma treats an empty file as a new index.
                 missing = not database.exists() or not database.stat().st_size
                 if not missing and not (self.folder / _UNFINISHED).exists():
                     try:
@@ -209,7 +219,7 @@ class MemoryIndex:
 
     def _rebuild(self, vectors: Sequence[tuple[MemoryItem, list[float]]]) -> int:
         self._refuse_foreign()
-        # By this file an index that is not yet whole is not taken for one.
+        # This file marks the index as incomplete until the rebuild has finished.
         unfinished = self.folder / _UNFINISHED
         unfinished.touch()
         self._clear()
@@ -220,7 +230,7 @@ class MemoryIndex:
         return n_items
 
     def _vectors(self, items: Sequence[MemoryItem]) -> list[tuple[MemoryItem, list[float]]]:
-        """Return every item, the last of equal ids, with its vector."""
+        """Return the items, the last of each id, with their vectors."""
         unique = list({item.id: item for item in items}.values())
         texts = list(dict.fromkeys(item.text for item in unique))
         vector = dict(zip(texts, self._embed(texts), strict=True)) if texts else {}
@@ -244,7 +254,7 @@ class MemoryIndex:
 
     @contextmanager
     def _open(self) -> Iterator[Collection]:
-        """Open the collection while the lock is held, unless it is open."""
+        """Yield the collection, opened if necessary; the caller holds the lock."""
         from chromadb.api.shared_system_client import SharedSystemClient
         from chromadb.errors import ChromaError
 
@@ -252,21 +262,21 @@ class MemoryIndex:
             yield collection_of(chroma_clients.client_of(self.folder))
         except ChromaError as error:
             chroma_clients.close(self.folder)
-            # Chroma keeps a client that failed to start, and would hand it out again.
+            # Chroma caches a client that failed to start and would return it again.
             SharedSystemClient.clear_system_cache()
             raise StorageError(
                 f"The memory in {self.folder} cannot be used: {error}. If the disk is full, free "
                 "some space; otherwise rebuild it with: shaping memory reindex"
             ) from error
         except BaseException:
-            # What it has loaded may be other than what is on the disk.
+            # The loaded index may differ from the one on disk.
             chroma_clients.close(self.folder)
             raise
 
     def _refuse_foreign(self) -> None:
-        """Raise StorageError where the folder holds what no index has put there.
+        """Raise StorageError if the folder contains files that are not part of an index.
 
-        A database is an index of this program if the file `.opened-by` lies beside it.
+        A database belongs to an index of this program if the file `.opened-by` is beside it.
         """
         foreign = [path.name for path in sorted(self.folder.iterdir()) if not _is_own(path)]
         if (self.folder / chroma_clients.DATABASE).exists() and not (
@@ -275,15 +285,15 @@ class MemoryIndex:
             foreign.append(chroma_clients.DATABASE)
         if foreign:
             raise StorageError(
-                f"The folder of the memory {self.folder} holds what this program has not made: "
+                f"The folder of the memory {self.folder} holds what this program did not write: "
                 f"{some(foreign, 5)}. Nothing was changed. Move it elsewhere, or choose another "
                 "folder with --home."
             )
 
     def _clear(self) -> None:
-        """Remove the database; the lock stays, which other processes may be waiting for.
+        """Remove the database, or move it aside if it is damaged.
 
-        Only after `_refuse_foreign`.
+        Call `_refuse_foreign` first. The lock file stays, since other processes may wait for it.
         """
         chroma_clients.close(self.folder)
         try:
@@ -308,7 +318,7 @@ class MemoryIndex:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether an entry of the folder is part of an index."""
+    """Return whether a path in the folder is part of an index."""
     if path.is_dir() and not path.is_symlink():
         files = {file.suffix for file in path.iterdir()}
         return bool(_INDEX_FOLDER.fullmatch(path.name)) and files <= {".bin", ".pickle"}
@@ -316,14 +326,14 @@ def _is_own(path: Path) -> bool:
 
 
 def collection_of(client: ClientAPI) -> Collection:
-    """Return the collection of all items, made when it is not there."""
+    """Return the collection of all items, created if it does not exist."""
     return client.get_or_create_collection(
         COLLECTION, configuration=_CONFIGURATION, embedding_function=None
     )
 
 
 def both(*conditions: Mapping[str, str] | None) -> Where | None:
-    """Return Chroma's form of all conditions that are not None."""
+    """Return the conjunction of the conditions that are not None, as a Chroma filter."""
     given = [dict(condition) for condition in conditions if condition]
     where = {"$and": given} if len(given) > 1 else given[0] if given else None
     return cast("Where | None", where)
@@ -338,7 +348,7 @@ def _nearest(
 ) -> list[list[SearchHit]]:
     """Return the `n` items nearest to each vector, best first.
 
-    The ids of damaged ones among them are added to `damaged`.
+    Damaged items are left out and their ids added to `damaged`.
     """
     results = collection.query(
         query_embeddings=vectors, n_results=n, where=where, include=["metadatas", "distances"]
@@ -358,9 +368,10 @@ def _nearest(
 
 
 def _within(near: Sequence[SearchHit], kind: str | None, target: str | None) -> list[SearchHit]:
-    """Return those of one kind and target if given, see `_latest`, that are nearer than the last.
+    """Return the hits of a kind and target, None for all, that are nearer than the last of `near`.
 
-    Nothing that is as near as one of these is missing, no other round of its text either.
+    Among these, `near` is complete: it contains every item as near as they are, including equal
+    texts of other rounds, of which `_latest` keeps one.
     """
     return _latest(
         [
@@ -374,7 +385,7 @@ def _within(near: Sequence[SearchHit], kind: str | None, target: str | None) -> 
 
 
 def _latest(hits: Iterable[SearchHit]) -> list[SearchHit]:
-    """Return hits, best first; of equal texts of a session that of the latest round."""
+    """Return hits, best first; of equal texts of a session only the one of the latest round."""
     latest: dict[tuple[str, str, str], SearchHit] = {}
     for hit in hits:
         identity = (hit.item.session, hit.item.kind, hit.item.text)
@@ -384,7 +395,7 @@ def _latest(hits: Iterable[SearchHit]) -> list[SearchHit]:
 
 
 def changed(collection: Collection, items: Sequence[MemoryItem], owner: str) -> list[MemoryItem]:
-    """Return the items that a collection does not have as they are."""
+    """Return the items that are missing in a collection or differ from its version of them."""
     stored: dict[str, str] = {}
     names = [_name(item, owner) for item in items]
     for start in range(0, len(names), _N_ADDED_AT_ONCE):
@@ -403,7 +414,7 @@ def _name(item: MemoryItem, owner: str) -> str:
 def upsert(
     collection: Collection, vectors: Sequence[tuple[MemoryItem, list[float]]], owner: str = ""
 ) -> None:
-    """Add or replace items with their vectors; owner: whose they are, where several share them."""
+    """Add or replace items with their vectors; owner: home of the items, "" if not shared."""
     owned = {"owner": owner} if owner else {}
     for start in range(0, len(vectors), _N_ADDED_AT_ONCE):
         part = vectors[start : start + _N_ADDED_AT_ONCE]

@@ -1,10 +1,10 @@
 """Chroma clients that stay open between operations until another process opens their folder.
 
-Opening a client costs milliseconds, and its first operation loads the whole index and applies again
-what was added since the index was last written. Two processes that write to one folder, each by
-what it has loaded, corrupt it. So a folder belongs to whoever opened it last: under the folder's
-lock a client writes who it is into a file before it opens, and a process that finds another name
-there closes its own client, which writes nothing, and opens a new one.
+Opening a client takes milliseconds, and its first operation loads the whole index and replays the
+additions since the index was last written. Two processes that write to one folder from outdated
+indexes corrupt it. So a folder belongs to the client that opened it last: while it holds the
+folder's lock, a client writes its id to a file before it opens the folder, and a process that finds
+another id there closes its own client, which writes nothing, and opens a new one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _opened: dict[Path, _Opened] = {}
 
 
 def client_of(folder: Path) -> Client:
-    """Return the client of a folder, opened anew if others opened it or its database was replaced.
+    """Return the client of a folder, reopened if another one opened it or the database is new.
 
-    To be called while the lock of the folder is held, and the client used no longer than that.
-    Raises chromadb's ChromaError when it cannot be opened.
+    Call it while holding the lock of the folder, and do not use the client after releasing it.
+    Raises chromadb's ChromaError if the folder cannot be opened.
     """
     import chromadb
     from chromadb.config import Settings
@@ -54,11 +54,11 @@ def client_of(folder: Path) -> Client:
 
 
 def close(folder: Path) -> None:
-    """Close the client of a folder, if this process has one, and forget what it has loaded."""
+    """Close the client of a folder, if this process has one, and free its memory."""
     if entry := _opened.pop(folder.resolve(), None):
         entry.client.close()
         del entry
-        # All of the index was loaded, in pieces that would lie between what is kept.
+        # The index was loaded in many small allocations, which fragment the heap.
         give_back()
 
 
@@ -70,7 +70,7 @@ def _owner(folder: Path) -> str:
 
 
 def _database(folder: Path) -> tuple[int, int] | None:
-    """Return what tells the database's file from another one of its name."""
+    """Return device and inode of the database file, None if it does not exist."""
     try:
         status = (folder / DATABASE).stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet opens without executing their texts as formulas."""
+"""CSV files whose texts a spreadsheet does not execute as formulas."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from memory.files import write_bytes
 
-# Beginnings (also of full width) that spreadsheets take for a formula or skip before one. A text
-# that begins with apostrophes and one of these is marked too, so that reading removes no apostrophe
-# of its own.
+# Beginnings of text (full-width forms included) that spreadsheets interpret as a formula or skip
+# before one. A text with apostrophes before such a beginning is marked too, so that `unmark_cell`
+# does not remove an apostrophe of the text.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MARK = "'"
@@ -25,15 +25,15 @@ def write_csv(
     rows: Iterable[Sequence[object]],
     line_end: str = "\n",
 ) -> None:
-    """Write a header and rows; texts that a spreadsheet would execute begin with an apostrophe.
+    """Write a header and rows atomically, with an apostrophe before texts that look like formulas.
 
-    Numbers are written as they are, also those that are given as text.
+    Numbers are written unchanged, including numbers given as text.
 
     Args:
-        path: The file, which is whole or as before.
+        path: The file.
         columns: The header.
-        rows: Their cells in the order of the columns.
-        line_end: What ends a line.
+        rows: Cells of each row, in the order of the columns.
+        line_end: Line terminator.
     """
     lines = []
     for row in itertools.chain([columns], rows):
@@ -52,6 +52,6 @@ def mark_cell(cell: object) -> object:
 
 
 def unmark_cell(text: str) -> str:
-    """Return the text that `mark_cell` was given."""
+    """Return the text that `mark_cell` turned into this one."""
     is_marked = text.startswith(_MARK) and _FORMULA.match(text)
     return text.removeprefix(_MARK) if is_marked else text

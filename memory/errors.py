@@ -2,7 +2,7 @@
 
 Every message names what was given, what was expected and what to do. The tree::
 
-    ShapingError             anything the program explains by itself
+    ShapingError             base of all errors with a message for the user
     |- SettingsError         a preset, key, value or name that cannot be used
     |- DataError             a target, image, label or split that is unusable
     |- WeightsError          model weights that are missing, damaged or foreign
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 
 
 class ShapingError(Exception):
-    """Base of all errors with a message meant for the user."""
+    """Base of all errors with a message for the user."""
 
 
 class SettingsError(ShapingError):
@@ -41,7 +41,7 @@ class WeightsError(ShapingError):
 class NotPretrained(WeightsError):
     """An MTDM for a user's own data that is not trained yet.
 
-    todo: how to train it; notice: how the data are read.
+    todo: instructions to train it; notice: description of how the data are read.
     """
 
     def __init__(self, todo: str, notice: str) -> None:
@@ -84,14 +84,15 @@ class Stopped(ShapingError):
         self.rule = rule
 
 
-# Of known names, as many as a message lists.
+# Largest number of known names in a message.
 _MAX_NAMES = 60
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return "unknown KIND 'GIVEN'", the nearest known names, and the list of them.
+    """Return a message about an unknown name, with the nearest known names and a list of them.
 
-    Of more than 60 dotted names, those of the section of the given one, or the sections.
+    Of more than 60 dotted names, only those of the section of the given name are listed, or else
+    the sections.
     """
     names = sorted(known)
     section, _, last = given.rpartition(".")
@@ -107,5 +108,5 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 
 def some(words: Sequence[str], most: int, between: str = ", ") -> str:
-    """Return the first of many words, at most `most`, and ", ..." where there are more."""
+    """Return the first `most` words, joined by `between`, with ", ..." if there are more."""
     return between.join(words[:most]) + (", ..." if len(words) > most else "")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temp file, fsync, rename."""
+"""Atomic file writes: temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Stored = TypeVar("Stored", bound=BaseModel)
 
 _SUFFIX = ".shaping-tmp"
 TEMPORARY = r"\..+\.[a-z0-9_]{8}\.shaping-tmp"
-"""Names of files that are being written, as a regular expression."""
+"""Regular expression of the names of temporary files."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Create or replace `path` by what `write` puts into a binary handle.
+    """Create or replace `path` atomically with the content that `write` writes to a binary handle.
 
-    A reader sees the old file or the new one, never a part, also after a power loss: the data
-    reach the disk before the rename, the rename before the return. Raises StorageError when the
-    disk is full or read-only; the old file is untouched then.
+    A reader sees the old file or the new one, never a part of it, also after a power loss: the data
+    are on the disk before the rename, the rename before the return. Raises StorageError if the disk
+    is full or read-only; the old file is then unchanged.
     """
     with storing(path):
         make_folder(path.parent)
@@ -61,7 +61,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_record(path: Path, kind: type[Stored]) -> Stored | None:
-    """Return the record in a JSON file; None where the file is missing or damaged."""
+    """Return the record in a JSON file; None if the file is missing or damaged."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
@@ -69,7 +69,7 @@ def read_record(path: Path, kind: type[Stored]) -> Stored | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -78,7 +78,7 @@ Content = TypeVar("Content")
 
 
 def cached_until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
-    """Cache what a function reads from a file, until its size or time of change differs."""
+    """Cache the result of reading a file until its size or modification time changes."""
 
     @cache
     def read_version(path: Path, mtime_ns: int, n_bytes: int) -> Content:
@@ -93,21 +93,21 @@ def cached_until_changed(read: Callable[[Path], Content]) -> Callable[[Path], Co
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what writes that a crash broke off have left, in `folder` and below."""
+    """Remove the temporary files of interrupted writes in `folder` and below."""
     for path in folder.rglob(f".*{_SUFFIX}"):
         if re.fullmatch(TEMPORARY, path.name) and path.is_file():
             path.unlink()
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, and those above it, so that they survive a power loss."""
-    made = []
+    """Create a folder and its missing parents so that they survive a power loss."""
+    created = []
     above = folder
     while not above.exists():
-        made.append(above)
+        created.append(above)
         above = above.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for new in made:
+    for new in created:
         sync_folder(new.parent)
 
 
@@ -121,13 +121,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def first_free(path_of: Callable[[int], Path]) -> Path:
-    """Return the first path, numbered from 1, at which nothing is."""
+    """Return the first path that does not exist, trying numbers from 1 on."""
     return next(path for n in itertools.count(1) if not (path := path_of(n)).exists())
 
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Raise StorageError when a file or folder at or below `path` cannot be made or changed."""
+    """Convert an OSError of the context to a StorageError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -135,7 +135,7 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Explain why a file could not be written and what to do."""
+    """Return a StorageError that explains why a path cannot be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: {path} could not be written. Free some space and run the same "

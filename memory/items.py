@@ -1,4 +1,4 @@
-"""Items of the memory: prompts, failures and lessons of a session's events."""
+"""Items of the memory: prompts, failures and lessons from a session's events."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from memory.records import Record
 
 Kind = Literal["prompt", "failure", "lesson"]
 Data = dict[str, float | str | bool]
-# Prefixes of what a prompt is credited with per 100 images, and of its standard error, by slice.
+# Prefixes of the keys of a prompt's credit per 100 images and of its standard error, by slice.
 CREDIT, ERROR = "credit ", "error of "
 _SHOWN = 3
 
 
 class MemoryItem(Record):
-    """One entry of the memory; searches compare `text`."""
+    """An entry of the memory; searches compare `text`."""
 
     id: str
     kind: Kind
@@ -33,7 +33,7 @@ class MemoryItem(Record):
 
     @property
     def credits(self) -> dict[str, float]:
-        """Return the change per 100 images that a prompt is credited with, by slice."""
+        """The credit of a prompt by slice: change of the accuracy per 100 images."""
         return {
             name.removeprefix(CREDIT): float(value)
             for name, value in self.data.items()
@@ -53,7 +53,7 @@ class MemoryItem(Record):
 
 
 class SearchHit(Record):
-    """An item found, with the cosine similarity of its text to the query, -1..1."""
+    """A result of a search, with the cosine similarity of its text to the query, -1..1."""
 
     item: MemoryItem
     similarity: float
@@ -62,9 +62,9 @@ class SearchHit(Record):
 def readable_items(
     journals: Iterable[Path], tell: Callable[[str], None]
 ) -> tuple[list[MemoryItem], list[str]]:
-    """Return the items of journals, in order, and the sessions whose journals cannot be read.
+    """Return the items of journals, in order, and the names of sessions with unreadable journals.
 
-    These are skipped, which is told.
+    tell: called with a message about the latter, which are skipped.
     """
     items: list[MemoryItem] = []
     damaged, skipped = [], []
@@ -80,7 +80,7 @@ def readable_items(
 
 
 def read_item(text: object) -> MemoryItem | None:
-    """Return an item from its JSON; None if it is damaged or of a version with other fields."""
+    """Return an item from its JSON; None if it is damaged or has fields of another version."""
     try:
         return MemoryItem.model_validate_json(str(text))
     except ValidationError:
@@ -88,11 +88,12 @@ def read_item(text: object) -> MemoryItem | None:
 
 
 def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
-    """Return the items of a session's events; none without their `HeadEvent`.
+    """Return the items of a session's events; [] without a `HeadEvent`.
 
-    Prompts whose images were made, with `n_made`, `kept_rate` and, for every slice they were
-    credited with, `credit SLICE` (change per 100 images); significant failures with their
-    figures; lessons. Rounds that a fork shares with its source belong to the source.
+    The items are the prompts with generated images, with `n_made`, `kept_rate` and for every
+    credited slice `credit SLICE` (change per 100 images) and `error of SLICE`; the significant
+    failures with their figures; and the lessons. Rounds that a fork shares with its source belong
+    to the source.
     """
     events = list(events)
     head = find_head(events)
@@ -118,8 +119,8 @@ def items_from_events(events: Iterable[Event]) -> list[MemoryItem]:
             continue
         quality = {q.prompt_id: q for q in done.batch.quality if q.n_made} if done.batch else {}
         for prompt in done.plan.prompts if done.plan else ():
-            if made := quality.get(prompt.id):
-                data: Data = {"n_made": made.n_made, "kept_rate": made.n_kept / made.n_made}
+            if audit := quality.get(prompt.id):
+                data: Data = {"n_made": audit.n_made, "kept_rate": audit.n_kept / audit.n_made}
                 for credit in done.credits:
                     if credit.prompt_id == prompt.id:
                         data[f"{CREDIT}{credit.slice}"] = credit.change_per_100

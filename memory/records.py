@@ -1,4 +1,4 @@
-"""All shared data types: frozen, plain JSON in and out, no tensors, loggers or handles inside."""
+"""Shared data types: immutable, serialisable as JSON, without tensors, loggers or handles."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 Value = TypeVar("Value")
 Sparse = Annotated[Value, Field(exclude_if=lambda value: value is None or value in ((), {}))]
-"""A field that is left out of the JSON while it is None, () or {}."""
+"""A field that is omitted from the JSON while it is None, () or {}."""
 
 PULLS = ("entropy", "loss", "real")
 
 
 def read_pull(text: str) -> tuple[str, float]:
-    """Return what a pull goes by and its weight, of a text such as "entropy 0.05".
+    """Parse a text such as "entropy 0.05" into the criterion of a pull and its weight, 0..1.
 
     Raises ValueError for anything else.
     """
@@ -42,18 +42,18 @@ def _canonical_pull(text: str) -> str:
 
 
 PullText = Annotated[str, AfterValidator(_canonical_pull)]
-"""What the DSTM pulls an image toward while it is drawn, as "entropy 0.05".
+"""Guidance of the sampler by the DSTM, as criterion and weight, e.g. "entropy 0.05".
 
 See `tools.diffusion.guidance`.
 """
 
 
 AdapterWeights = Annotated[dict[str, Annotated[float, Field(ge=-4, le=4)]], Field(max_length=16)]
-"""How much LoRA adapters count in the images of a prompt, by name; others as settings say."""
+"""Weights of LoRA adapters for the images of a prompt, by name; other adapters as in settings."""
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, no unknown keys, no NaN."""
+    """Base of all records: immutable, without unknown keys, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -63,19 +63,19 @@ class Record(BaseModel):
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """Return the dotted key of an error's first problem, "" for the whole, and what it says."""
+    """Return the dotted key of an error's first problem, "" for the whole, and its message."""
     problem = error.errors()[0]
     return ".".join(str(part) for part in problem["loc"]), problem["msg"]
 
 
 def digest(value: Any) -> str:
-    """Return a short, stable name of plain JSON: 16 hex digits of SHA-256 over its sorted form."""
+    """Return a stable digest of a JSON value: 16 hex digits of SHA-256 of its sorted form."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Estimate(Record):
-    """A figure with its 95% confidence interval and the number of samples behind it."""
+    """A figure with its 95% confidence interval and its number of samples."""
 
     value: float
     low: float
@@ -84,7 +84,7 @@ class Estimate(Record):
 
 
 class PromptSpec(Record):
-    """One prompt of a plan: `count` images of one class."""
+    """A prompt of a plan: `count` images of one class."""
 
     id: str = Field(description="unique in the session, e.g. r003p07")
     text: str = Field(min_length=1, max_length=1000)
@@ -98,14 +98,14 @@ class PromptSpec(Record):
 
 
 class Hypothesis(Record):
-    """What a plan expects: the accuracy of one slice changes by about `expected_change`."""
+    """The hypothesis of a plan: the accuracy of a slice changes by about `expected_change`."""
 
     slice: str
     expected_change: float = Field(ge=-1, le=1)
 
 
 class Verdict(Record):
-    """How a hypothesis came out when the next report was there."""
+    """The outcome of a hypothesis, from the report of its round."""
 
     hypothesis: Hypothesis
     before: Estimate | None
@@ -113,20 +113,20 @@ class Verdict(Record):
     change: float | None
     effect: Sparse[Estimate | None] = Field(
         None,
-        description="the change apart from what would have happened anyway; see `eval.effects`",
+        description="the change that is attributed to the images; see `eval.effects`",
     )
     held: bool | None = Field(description="None: undecided, or not measured in both reports")
 
     @property
     def outcome(self) -> str:
-        """How it came out, in words."""
+        """The outcome in words."""
         if self.change is None:
             return "was not measured"
         return {True: "held", False: "did not hold", None: "is undecided"}[self.held]
 
 
 class EarlierImages(Record):
-    """Images of earlier rounds, by the values of their prompts, and a factor of their weight."""
+    """Images of earlier rounds, selected by attributes of their prompts, and a weight factor."""
 
     where: dict[str, str] = {}
     rounds: tuple[int, ...] = Field((), description="all before this one where none is named")
@@ -134,14 +134,14 @@ class EarlierImages(Record):
 
 
 class LaterRound(Record):
-    """A round to come: its images, and least shares of them by slice, as "wafer=poly"."""
+    """A scheduled round: its number of images, and least shares by slice, e.g. "wafer=poly"."""
 
     n_images: int = Field(ge=1)
     shares: Sparse[dict[str, Share]] = Field({}, max_length=10)
 
 
 class Levers(Record):
-    """What a plan sets for its round beside prompts; None: as the settings say."""
+    """The quantities that a plan sets beside prompts, as described to models; None: as set."""
 
     n_images: int | None = Field(
         None, ge=1, description="size of the round; what it leaves, later rounds may make"
@@ -159,7 +159,7 @@ class Levers(Record):
 
 
 class Plan(Record):
-    """The data that one round generates, and why."""
+    """The prompts of a round, with their hypothesis and reason."""
 
     round: int = Field(ge=1)
     author: str
@@ -172,12 +172,12 @@ class Plan(Record):
 
     @property
     def n_images(self) -> int:
-        """Images that the plan asks for."""
+        """The number of images that the plan requests."""
         return sum(prompt.count for prompt in self.prompts)
 
 
 class Shard(Record):
-    """One parquet file of generated images, relative to the session folder."""
+    """A parquet file of generated images; `file` is relative to the session folder."""
 
     file: str
     n_images: int = Field(ge=1)
@@ -185,7 +185,7 @@ class Shard(Record):
 
 
 class PromptQuality(Record):
-    """What the audit says of one prompt's images."""
+    """The result of the audit for the images of one prompt."""
 
     prompt_id: str
     n_made: int = Field(ge=0)
@@ -194,7 +194,7 @@ class PromptQuality(Record):
 
 
 class Batch(Record):
-    """What a round generated; the shards in order are the manifest."""
+    """The generated images of a round; the shards in order are the manifest."""
 
     round: int = Field(ge=1)
     job_id: str
@@ -203,34 +203,34 @@ class Batch(Record):
 
     @property
     def n_made(self) -> int:
-        """Images generated."""
+        """The number of generated images."""
         return sum(q.n_made for q in self.quality)
 
     @property
     def n_kept(self) -> int:
-        """Images whose label the audit agrees with."""
+        """The number of images whose label the audit confirms."""
         return sum(q.n_kept for q in self.quality)
 
 
 class Selection(Record):
-    """Which of a round's images the DSTM learns from; their ids are in `file`."""
+    """The selection of a round's images for training; their ids are in `file`."""
 
     method: str
-    n_candidates: int = Field(ge=1, description="images that the round generated")
+    n_candidates: int = Field(ge=1, description="generated images of the round")
     n_chosen: int = Field(ge=1)
     file: str = Field(description="relative to the session folder")
     sha256: str
 
 
 class ShareScore(Record):
-    """A share of generated images that was tried, and the main figure on feedback with it."""
+    """A candidate share of generated images, and the main figure on feedback with it."""
 
     share: Share
     score: float
 
 
 class Training(Record):
-    """One training of the DSTM on all rounds so far; round 0: on photographs alone."""
+    """A training of the DSTM on the images of all rounds so far; round 0: on photographs alone."""
 
     round: int = Field(ge=0)
     job_id: str
@@ -240,26 +240,26 @@ class Training(Record):
     effective_size: Sparse[float | None] = Field(
         None,
         gt=0,
-        description="equally frequent images that vary as much as those drawn (Kish 1965)",
+        description="effective sample size of the weighted training images (Kish 1965)",
     )
     synthetic_share: Sparse[Share | None] = Field(
-        None, description="that was chosen; None: as the settings say"
+        None, description="share of generated images that was chosen; None: as in settings"
     )
-    shares: Sparse[tuple[ShareScore, ...]] = Field((), description="tried in this round")
+    shares: Sparse[tuple[ShareScore, ...]] = Field((), description="candidates in this round")
     changes: Sparse[dict[str, Any]] = Field({}, description="settings that the plan changes")
     folds: Sparse[int | None] = Field(
         None,
         ge=1,
-        description="further models, which each judge photographs that they have not learnt from",
+        description="further models, each of which predicts photographs held out of its training",
     )
-    n_steps: int = Field(ge=0, description="0: of a model that was given")
+    n_steps: int = Field(ge=0, description="0: a given model, not trained")
     final_loss: float
     sha256: str
-    selection: Sparse[Selection | None] = Field(None, description="None: of all images")
+    selection: Sparse[Selection | None] = Field(None, description="None: all images are used")
 
 
 class SliceScore(Record):
-    """Accuracy on the photographs that share `attributes`, with its Wilson interval."""
+    """Mean score on the photographs that share `attributes`, with its interval."""
 
     key: str = Field(description="attributes as 'wafer=poly brightness=dark', sorted")
     attributes: dict[str, str]
@@ -268,16 +268,16 @@ class SliceScore(Record):
 
 
 class Confusion(Record):
-    """The class that photographs of another one are most often taken for."""
+    """A class and the wrong class that is predicted most often for its photographs."""
 
     true: str
     predicted: str
-    n: int = Field(ge=1, description="photographs of `true` that are taken for `predicted`")
+    n: int = Field(ge=1, description="photographs of `true` that are predicted as `predicted`")
     n_photographs: int = Field(ge=1, description="photographs of `true`")
 
 
 class Report(Record):
-    """How a model does on one real split."""
+    """The scores of a model on a split of photographs."""
 
     round: int = Field(ge=0)
     split: str
@@ -285,18 +285,18 @@ class Report(Record):
     slices: tuple[SliceScore, ...]
     worst_slice: str | None = None
     confusions: Sparse[tuple[Confusion, ...]] = Field(
-        (), description="of classification, the most frequent error first"
+        (), description="for classification, the most frequent error first"
     )
 
     @property
     def main_metric(self) -> str:
-        """Name of the figure to lead with: balanced accuracy, or else the first."""
+        """Name of the main figure: balanced accuracy, or else the first metric."""
         preferred = "balanced_accuracy"
         return preferred if preferred in self.metrics else next(iter(self.metrics), preferred)
 
     @property
     def main_figure(self) -> Estimate | None:
-        """The figure of this name; None where nothing was measured."""
+        """The estimate of the main metric; None where nothing was measured."""
         return self.metrics.get(self.main_metric)
 
     @property
@@ -306,18 +306,18 @@ class Report(Record):
 
 
 class Trait(Record):
-    """A value that is more frequent among the members of a cluster than among all photographs."""
+    """An attribute value that is more frequent in a cluster than among all photographs."""
 
     attribute: str
     value: str
-    share: Share = Field(description="of the members that have it")
-    lift: float = Field(ge=0, description="that share, relative to all photographs")
+    share: Share = Field(description="share of the members with this value")
+    lift: float = Field(ge=0, description="this share over that among all photographs")
 
 
 class Fixable(Record):
-    """Whether images of a failure's prompts can mend it: hard, or not drawable?
+    """The probability that images of a failure's prompts fix it, see `eval.fixable`.
 
-    chance is that an image is drawn as asked and helps: the product of drawable and useful.
+    chance: probability that an image is drawn as asked and helps, the product of the other two.
     """
 
     chance: Estimate
@@ -326,7 +326,7 @@ class Fixable(Record):
 
     @property
     def verdict(self) -> str:
-        """What the intervals allow to say."""
+        """The conclusion that the intervals support."""
         if self.drawable.high < 0.5:
             return "not drawable"
         if self.useful.high < 0.5:
@@ -337,8 +337,8 @@ class Fixable(Record):
 class Failure(Record):
     """A slice or cluster on which the model is significantly worse than on the rest.
 
-    A cluster was found by how photographs look: its `slice` is a name of its own, `traits` say
-    what its members have in common, and `attributes` are the traits that prompts can ask for.
+    A cluster is a group of photographs that look alike: its `slice` is a generated name, `traits`
+    are the attribute values that its members share, and `attributes` the same as a mapping.
     """
 
     id: str
@@ -348,33 +348,33 @@ class Failure(Record):
     n_wrong: int = Field(ge=0)
     error_rate: Estimate
     rest_error_rate: Share = Field(
-        description="of all others outside of failing slices; of a cluster or direction of those "
-        "that no slice explains, of a direction within its class"
+        description="of all others outside of failing slices; for a cluster or direction, of "
+        "images that no slice explains; for a direction, within its class"
     )
     p_value: Share
-    q_value: Share = Field(description="Benjamini-Hochberg over all slices tried")
+    q_value: Share = Field(description="Benjamini-Hochberg over all tested slices")
     significant: bool
     examples: tuple[str, ...] = Field((), description="ids of wrong photographs, worst first")
     picture: str | None = Field(None, description="montage PNG, relative to the session folder")
     kind: Literal["slice", "cluster", "direction"] = "slice"
-    members: tuple[str, ...] = Field((), description="ids of all its photographs, if no slice")
+    members: tuple[str, ...] = Field((), description="photograph ids of a cluster or direction")
     traits: tuple[Trait, ...] = ()
     prompts: tuple[str, ...] = Field((), description="texts of the nearest prompts so far")
     agreements: dict[str, float] = Field(
-        {}, description="of the round's prompts by id: how they pull, 1 as its photographs do"
+        {}, description="influence of the round's prompts by id, see `eval.credit`"
     )
-    fixable: Fixable | None = Field(None, description="None: nothing is known of its prompts yet")
+    fixable: Fixable | None = Field(None, description="None: no image of its prompts exists yet")
 
     @property
     def wrong(self) -> str:
-        """How many photographs are wrong or, where pixels are scored, their mean score."""
+        """The number of wrong photographs or, for scores of pixels, their mean score."""
         if abs(self.error_rate.value * self.n - self.n_wrong) < 1e-6:
             return f"{self.n_wrong} of {self.n} wrong"
         return f"{self.n}, mean score {1 - self.error_rate.value:.2f}"
 
     @property
     def words(self) -> str:
-        """The slice, or what the members of a cluster have in common."""
+        """The slice, or the common traits of a cluster."""
         if self.kind == "slice":
             return self.slice
         common = ", ".join(f"{t.attribute}={t.value} (x{t.lift:.1f})" for t in self.traits)
@@ -382,7 +382,7 @@ class Failure(Record):
 
 
 class Credit(Record):
-    """What one prompt did for one slice: the shrunk change of its accuracy per 100 images."""
+    """The credit of a prompt for a slice: shrunk change of its accuracy per 100 images."""
 
     prompt_id: str
     slice: str
@@ -394,12 +394,12 @@ class Credit(Record):
 
     @property
     def change(self) -> float:
-        """Return the change of the slice's accuracy that is put down to all of its images."""
+        """The change of the slice's accuracy that is attributed to all images of the prompt."""
         return self.change_per_100 * self.n_images / 100
 
 
 class Lesson(Record):
-    """A sentence worth recalling in later sessions, with what it rests on."""
+    """A sentence to recall in later sessions, with the slice and outcome that it is based on."""
 
     id: str
     round: int = Field(ge=0)
@@ -409,9 +409,9 @@ class Lesson(Record):
 
 
 class Round(Record):
-    """Everything about one round; parts are None until their stage has ended.
+    """The records of a round; parts are None until their stage has ended.
 
-    Round 0 is the baseline, a DSTM of the photographs alone: it has no plan and no images.
+    Round 0 is the baseline, a DSTM trained on photographs alone: it has no plan and no images.
     """
 
     number: int = Field(ge=0)
@@ -427,17 +427,17 @@ class Round(Record):
 
     @property
     def main_figure(self) -> Estimate | None:
-        """The main figure of its report, if it has one."""
+        """The main figure of the report; None without one."""
         return self.report.main_figure if self.report else None
 
     @property
     def is_inspected(self) -> bool:
-        """Whether failures were looked for; there may be none."""
+        """Whether the model was inspected for failures, found or not."""
         return bool(self.failures) or "inspect" in self.seconds
 
     @property
     def label(self) -> str:
-        """The number, and of round 0 what its model has learnt from."""
+        """The number and, for round 0, the kind of its model."""
         if self.number:
             return str(self.number)
         is_given = self.training is not None and self.training.n_steps == 0

@@ -1,4 +1,4 @@
-"""Rounds, folded from the events of a journal."""
+"""Construction of `Round` records from the events of a journal."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from memory.events import (
 )
 from memory.records import Round
 
-# What a round is folded from: a record stands under the name of its event's kind.
+# Kinds of events that a round is folded from; fields of `Round` are named by the kind.
 FOLDED = (Round.model_fields.keys() & KINDS.keys()) | {
     kind_of(StageEvent),
     kind_of(FallbackEvent),
 }
-# What round 0 is folded from.
+# Kinds of events that round 0 is folded from.
 _OF_BASELINE = frozenset(
     kind_of(event) for event in (TrainingEvent, ReportEvent, FailuresEvent, StageEvent)
 )
 
 
 def is_folded(kind: str, number: int | None) -> bool:
-    """Return whether an event of a kind is part of the round of this number, if it names any."""
+    """Return whether events of a kind are folded into a round; number: its number, None: none."""
     if number is None:
         return False
     return kind in (FOLDED if number else _OF_BASELINE)
 
 
 class RoundFold:
-    """Rounds, folded from events as they come; only rounds with new events are folded again."""
+    """Rounds folded incrementally from events; only rounds with new events are folded again."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._events: dict[int, list[Event]] = defaultdict(list)
@@ -46,7 +46,7 @@ class RoundFold:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """Take in the next event."""
+        """Add the next event."""
         number = event.round_number
         if number is not None and is_folded(event.kind, number):
             self._events[number].append(event)
@@ -60,7 +60,7 @@ class RoundFold:
 
 
 def fold(number: int, events: Iterable[Event]) -> Round:
-    """Return the round of this number from its events of the kinds FOLDED."""
+    """Return a round from its events, all of the kinds FOLDED."""
     parts: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     n_fallbacks = 0

@@ -1,7 +1,7 @@
-"""The memory on a shared Chroma server; the local index replaces it while it is unavailable.
+"""The memory on a shared Chroma server, with the local index as fallback.
 
-A home's items carry its name, a number drawn once, so that sessions of one name on two hosts do not
-replace each other's. Everybody finds everything.
+The items of a home are marked with a random id of the home, so that sessions of the same name on
+two hosts do not replace each other's items. Searches cover the items of all homes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = "CHROMA_CLIENT_AUTH_CREDENTIALS"
 PING_TIMEOUT_S = 10.0
-# A server that was away is not asked again for so long.
+# Time after which a server that was unavailable is tried again.
 COOL_DOWN_S = 60.0
 
 
 class ServedMemory(MemoryIndex):
-    """The index of the Chroma server at `url`, http(s)://HOST[:PORT].
+    """The index of a Chroma server.
 
-    folder: of the local index, which is rebuilt from the journals of this home and used while the
-    server is away, which `tell` reports; all that the server has missed goes to it when it is
-    back. Every method raises StorageError where there are no journals to go on by, SettingsError
-    for another kind of URL.
+    While the server is unavailable, the local index is rebuilt from the journals of this home and
+    used instead; afterwards the items that the server missed are added to it. Without the server,
+    `forget` and `reindex` raise StorageError, and so do other methods if `journals` is None.
+
+    Args:
+        url: Address of the server, http(s)://HOST[:PORT]; else SettingsError is raised.
+        folder: Folder of the local index.
+        embed: See `MemoryIndex`.
+        journals: Returns the journals of this home; None: without a fallback.
+        tell: See `MemoryIndex`.
     """
 
     def __init__(
@@ -58,13 +64,16 @@ class ServedMemory(MemoryIndex):
         self._is_away, self._asked_at = False, 0.0
 
     def forget(self, session: str, from_round: int) -> None:
-        """Remove what a session has added; raises StorageError while the server is away."""
+        """Remove the items of a session from round `from_round` on.
+
+        Raises StorageError while the server is unavailable.
+        """
         self._asked_at = 0.0
         with self._served():
             super().forget(session, from_round)
 
     def reindex(self, journals: Iterable[Path]) -> int:
-        """Replace this home's items on the server by those of journals; return how many."""
+        """Replace this home's items on the server by those of journals; return their number."""
         items, _ = readable_items(journals, self._tell)
         with self._served() as collection:
             collection.delete(where={"owner": self._owner()})
@@ -73,7 +82,7 @@ class ServedMemory(MemoryIndex):
         return len({item.id for item in items})
 
     def _use(self, work: Work[Result]) -> Result:
-        """Return what `work` makes of the server's collection, or of the local one."""
+        """Return the result of `work` on the server's collection, or else on the local one."""
         if time.monotonic() - self._asked_at > COOL_DOWN_S or not self._is_away:
             try:
                 with self._served() as collection:
@@ -89,21 +98,21 @@ class ServedMemory(MemoryIndex):
         return super()._use(work)
 
     def _leave(self, error: StorageError) -> None:
-        """Go on by the local index, built from the journals when the server is missed first."""
-        assert self._journals is not None  # or there is nothing to go on by
+        """Switch to the local index, which is rebuilt when the server becomes unavailable."""
+        assert self._journals is not None  # checked by the caller
         self._asked_at = time.monotonic()
         with storing(self._whole):
             self._whole.unlink(missing_ok=True)
         if not self._is_away:
             self._is_away = True
-            self._tell(f"The memory goes on by the journals of this home: {error}")
+            self._tell(f"The memory uses the journals of this home instead: {error}")
             super().reindex(self._journals())
 
     def _catch_up(self, collection: Collection) -> None:
-        """Add to the server what is in the journals of this home and missing there."""
+        """Add the items of this home's journals that the server lacks."""
         if self._journals is None or (self._whole.exists() and collection.count()):
             return
-        # Read before the journals: what others add now is in their journals already.
+        # Read before the journals: an item added meanwhile is in a journal already.
         stored = collection.get(where={"owner": self._owner()}, include=["metadatas"])
         served = {str(metadata.get("item")) for metadata in stored["metadatas"] or []}
         readable, _ = readable_items(self._journals(), self._tell)
@@ -114,11 +123,11 @@ class ServedMemory(MemoryIndex):
 
     @property
     def _whole(self) -> Path:
-        """The file that says that the server had all of this home's items."""
+        """The file that marks that the server had all items of this home."""
         return self._state / f"whole-{digest(self.url)}"
 
     def _owner(self) -> str:
-        """Return the name of this home, drawn when it is first asked for."""
+        """Return the id of this home, drawn on first use."""
         path = self._state / "owner"
         if not path.exists():
             with self._locked():
@@ -137,7 +146,7 @@ class ServedMemory(MemoryIndex):
         host, port, is_encrypted = self._address
         try:
             scheme = "https" if is_encrypted else "http"
-            # Chroma's own requests wait for ever.
+            # Requests of the Chroma client have no timeout.
             ping = httpx.URL(scheme=scheme, host=host, port=port, path="/api/v2/heartbeat")
             httpx.get(ping, timeout=PING_TIMEOUT_S).raise_for_status()
             settings = Settings(anonymized_telemetry=False)

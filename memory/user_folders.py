@@ -1,7 +1,7 @@
-"""Folders that the program shares with its user: it replaces and removes only files that it wrote.
+"""Folders shared with the user, in which the program replaces and removes only its own files.
 
-A record, `.shaping-files.json`, names them with their SHA-256. A file that the record does not name
-or that has other content is the user's.
+The record `.shaping-files.json` lists the files that the program wrote, with their SHA-256. A file
+that the record does not list or that has other content belongs to the user.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from memory.files import TEMPORARY, first_free, sha256_of, storing, write_json
 RECORD = ".shaping-files.json"
 _SHOWN = 5
 
-# SHA-256 of files by their paths below the folder; None: it is being written.
+# SHA-256 of files by path relative to the folder; None: the file is being written.
 FileDigests = Mapping[str, str | None]
 
 
 def refuse_foreign(
     folder: Path, marker: str, begun: Collection[str] = (), instead: str = "--output"
 ) -> None:
-    """Raise SettingsError where a folder without `marker` holds what the program did not put there.
+    """Raise SettingsError if a folder without `marker` contains foreign files.
 
     Args:
         folder: Need not exist.
-        marker: Name of the file by which the program knows a folder of its own.
-        begun: Names that may be there before the marker is, as regular expressions.
-        instead: Option that names another folder.
+        marker: Name of the file that marks a folder of the program.
+        begun: Names that the program may write before the marker, as regular expressions.
+        instead: Option with which the user can choose another folder.
     """
     with storing(folder):
         entries = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -47,7 +47,7 @@ def refuse_foreign(
 
 
 def refuse_taken(folder: Path, names: Collection[str]) -> None:
-    """Raise SettingsError where a folder holds a file of one of these names that is the user's."""
+    """Raise SettingsError if a folder contains a file of the user with one of these names."""
     before = _read(folder)
     if foreign := [name for name in names if _is_foreign(folder, name, before)]:
         raise SettingsError(
@@ -59,15 +59,15 @@ def refuse_taken(folder: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def writing(folder: Path, names: Collection[str], replaces: str = "") -> Iterator[None]:
-    """Allow to write files of these names into a folder; other files in it are not touched.
+    """Record the files of these names, which the caller writes in the context, as the program's.
 
     Args:
-        folder: The folder.
-        names: Of the files.
-        replaces: Names, as a regular expression, of files of an earlier call that are removed.
+        folder: The folder; its other files are left unchanged.
+        names: Names of the files.
+        replaces: Regular expression of names of recorded files to remove afterwards.
 
     Raises:
-        SettingsError: As of `refuse_taken`.
+        SettingsError: See `refuse_taken`.
     """
     refuse_taken(folder, names)
     before = _read(folder)
@@ -77,20 +77,20 @@ def writing(folder: Path, names: Collection[str], replaces: str = "") -> Iterato
         yield
     finally:
         with storing(folder):
-            made = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+            new = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
             kept = {name: value for name, value in before.items() if name not in names}
             for name in [name for name in kept if re.fullmatch(replaces, name)]:
                 if not _is_foreign(folder, name, before):
                     (folder / name).unlink(missing_ok=True)
                 del kept[name]
-            write_json(folder / RECORD, {**kept, **made})
+            write_json(folder / RECORD, {**kept, **new})
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder, whose files afterwards replace those of the last call in `folder`.
 
-    Files of the user stay; one in the place of a new file is renamed `NAME.kept-N`.
+    Files of the user are kept; one with the path of a new file is renamed to `NAME.kept-N`.
     """
     stage = folder.with_name(f".{folder.name}.shaping-new")
     with storing(folder):
@@ -106,28 +106,28 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def _move(stage: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    made = {
+    written = {
         path.relative_to(stage).as_posix(): sha256_of(path)
         for path in sorted(stage.rglob("*"))
         if path.is_file()
     }
     before = _read(folder)
-    for name in made:
+    for name in written:
         for parent in list(Path(name).parents)[-2::-1]:
             if (folder / parent).is_symlink() or (folder / parent).is_file():
                 _set_aside(folder / parent)
-        same = (folder / name).is_file() and sha256_of(folder / name) == made[name]
+        same = (folder / name).is_file() and sha256_of(folder / name) == written[name]
         if not same and _is_foreign(folder, name, before):
             _set_aside(folder / name)
-    # By this record, what a crash leaves is known as the program's.
-    write_json(folder / RECORD, {**before, **dict.fromkeys(made)})
-    for name in made:
+    # Written first, so that files that a crash leaves behind are recorded as the program's.
+    write_json(folder / RECORD, {**before, **dict.fromkeys(written)})
+    for name in written:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (stage / name).replace(folder / name)
-    for name in before.keys() - made.keys():
+    for name in before.keys() - written.keys():
         if not _is_foreign(folder, name, before):
             (folder / name).unlink(missing_ok=True)
-    write_json(folder / RECORD, made)
+    write_json(folder / RECORD, written)
 
 
 def _set_aside(path: Path) -> None:
@@ -135,7 +135,7 @@ def _set_aside(path: Path) -> None:
 
 
 def _is_foreign(folder: Path, name: str, record: FileDigests) -> bool:
-    """Return whether a path exists and is not what the record says."""
+    """Return whether a path exists and differs from the record."""
     path = folder / name
     if not path.exists() and not path.is_symlink():
         return False
@@ -145,7 +145,7 @@ def _is_foreign(folder: Path, name: str, record: FileDigests) -> bool:
 
 
 def _read(folder: Path) -> dict[str, str | None]:
-    """Return the record of a folder; nothing is the program's by one that is damaged."""
+    """Return the record of a folder; {} if it is missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):

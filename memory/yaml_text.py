@@ -1,7 +1,7 @@
-"""YAML that people write: as PyYAML reads it, but for what it would misread without a word.
+"""YAML written by people: PyYAML without the rules that misread it silently.
 
-A key that is given twice is an error, of which PyYAML takes the last. Numbers are those of YAML
-1.2: 012 is 12 and no octal number, and 1:30 is text, not 90 in base 60.
+A duplicate key is an error, where PyYAML uses the last one. Numbers follow YAML 1.2: 012 is 12, not
+octal, and 1:30 is text, not 90 in base 60.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 class _TextLoader(_Loader):
-    # Scalars stay as they are written: no is no, and 012 is 012.
+    # Scalars are strings as written: "no" is not False, and "012" is not 12.
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (so in PyYAML)
 
 
 def parse_yaml(text: str, as_text: bool = False) -> Any:
-    """Return what a YAML text says; raises yaml.YAMLError, also for a key that is given twice.
+    """Parse a YAML text; raises yaml.YAMLError, also for duplicate keys.
 
     Args:
         text: The YAML.
-        as_text: Whether scalars are strings, also those that look like numbers or "no".
+        as_text: Whether all scalars are strings, including those that look like numbers or "no".
     """
     return yaml.load(text, _TextLoader if as_text else _Loader)

@@ -1,1 +1,1 @@
-"""Prompts as files, the vocabularies of targets, and how both are read."""
+"""Prompt files and vocabularies of targets, and their loaders."""

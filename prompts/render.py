@@ -1,4 +1,4 @@
-"""Prompt files, rendered strictly: a missing value and an unused one are both errors."""
+"""Strict rendering of prompt files: missing and unused values are errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import resources
 from jinja2 import StrictUndefined, Template, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# What opens the control tokens of chat templates, such as <|im_end|> or [INST].
+# Characters that open control tokens of chat templates, such as <|im_end|> or [INST].
 _OPENERS = "<["
 
 
@@ -22,7 +22,7 @@ def render_text(text: str, /, **values: object) -> str:
     """Render the text of a prompt file with Jinja.
 
     Raises:
-        TypeError: The text does not use exactly `values`.
+        TypeError: A value is missing or unused.
     """
     template, used = _template(text)
     if used != set(values):
@@ -41,8 +41,8 @@ def source(name: str) -> str:
 @cache
 def _template(text: str) -> tuple[Template, set[str]]:
     """Return the template of a text and the names of the values that it uses."""
-    # Prompts are plain text for a model, never HTML, so nothing is escaped. Sandboxed, because a
-    # replay renders the templates of a journal that somebody else may have written.
+    # Prompts are plain text for a model, not HTML, so nothing is escaped. Sandboxed, because a
+    # replay renders the templates of a journal, which may come from another author.
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
@@ -51,11 +51,11 @@ def _template(text: str) -> tuple[Template, set[str]]:
 
 
 def quote(text: str, limit: int) -> str:
-    r"""Return text that comes from data as a JSON string of at most `limit` characters.
+    r"""Return untrusted text as a JSON string of at most `limit` characters.
 
     limit: at least 5, quotes included; a longer text ends in "...". Quotes, line breaks, control
     and invisible characters, lone surrogates, "<" and "[" are escaped (\u003c), so the text can
-    neither end its quotes nor spell a control token of a chat template. `json.loads` gives it back.
+    neither end its quotes nor spell a control token of a chat template. `json.loads` inverts it.
     """
     pieces: list[str] = []
     length = 2

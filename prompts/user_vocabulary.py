@@ -1,6 +1,6 @@
-"""The vocabulary of a user's own data: their classes and attributes in generic phrases.
+"""The vocabulary of a user's data set: its classes and attributes in generic phrases.
 
-Text of users (folder names, cells of a table) is data: only its letters and digits are kept.
+Names from the data set (folder names, cells of a table) are reduced to their words.
 """
 
 from __future__ import annotations
@@ -25,43 +25,45 @@ PLURALS = {
 }  # fmt: skip
 _ALWAYS_PLURAL = ("cattle",)
 _SINGULAR_IN_S = ("lens", "canvas", "atlas", "christmas", "chaos", "bias")
-# Columns of two values alone that stand for yes and no.
+# Pairs of values that stand for no and yes where a column has no other value.
 _FLAGS: tuple[dict[str, str], ...] = (
     {"0": "no", "1": "yes"}, {"n": "no", "y": "yes"}, {"n": "no", "j": "yes"},
     {"f": "no", "t": "yes"},
 )  # fmt: skip
-# Cells without a value, as spreadsheets and pandas write them.
+# Missing values as spreadsheets and pandas write them.
 _BLANKS = (
     "", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "null", "unknown", "-", "?",
 )  # fmt: skip
 _AROUND = " \"'()[]{},:;"
-# Shorter names by themselves could be mistaken for other words of a sentence.
+# Shorter names on their own could be confused with other words of a sentence.
 _MIN_LETTERS = 3
 
 
 def plain(text: str) -> str:
-    """Return the words of a text, at most 40 characters, separated by blanks; "" without any.
+    """Return the words of a text, separated by spaces and cut to 40 characters; "" without words.
 
-    Underscores count as blanks; composed (NFC), so that equal names of two file systems are equal.
+    Underscores count as spaces. The text is normalised (NFC), so that equal names from different
+    file systems are equal.
     """
     composed = unicodedata.normalize("NFC", text).replace("_", " ")
     return " ".join(_WORD.findall(composed))[:MAX_CHARACTERS].strip()
 
 
 def value_of(text: str) -> str:
-    """Return a text as the value of an attribute: lower case, joined by hyphens."""
+    """Return a text as an attribute value: words in lower case, joined by hyphens."""
     return "-".join(plain(text).lower().split())
 
 
 def is_blank(text: str) -> bool:
-    """Return whether a cell says that its value is unknown, as NA does."""
+    """Return whether a cell denotes a missing value, such as "NA"."""
     return text.strip().lower() in _BLANKS
 
 
 def first_alike(texts: Iterable[str]) -> tuple[str, str] | None:
-    """Return two texts that become one value though not only case, blanks or quotes differ.
+    """Return the first two texts with the same value that differ in more than spelling.
 
-    A+ and A- are such, Red_Kite and "red kite" are not.
+    Case, spaces, underscores, hyphens and quotes count as spelling: "A+" and "A-" are returned,
+    "Red_Kite" and "red kite" are not. None without such texts.
     """
     spelled: dict[str, tuple[str, str]] = {}
     for text in dict.fromkeys(texts):
@@ -74,23 +76,23 @@ def first_alike(texts: Iterable[str]) -> tuple[str, str] | None:
 
 
 def key_of(text: str) -> str:
-    """Return a text as the name of an attribute: lower case, joined by underscores."""
+    """Return a text as an attribute name: words in lower case, joined by underscores."""
     return _OTHERS.sub("_", plain(text).lower()).strip("_")
 
 
 def user_vocabulary(
     name: str, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]
 ) -> Vocabulary:
-    """Build a vocabulary.
+    """Build the vocabulary of a user's data set.
 
     Args:
-        name: Of the target.
-        classes: Names as `plain` returns them; none where only pixels have classes.
-        attributes: Values by attribute, as `key_of` and `value_of` return them. Those of the
-            vocabulary `photographs` have its phrases.
+        name: Name of the target.
+        classes: Class names as `plain` returns them; empty where only pixels have classes.
+        attributes: Values by attribute, as `key_of` and `value_of` return them. Attributes of the
+            vocabulary `photographs` use its phrases.
 
     Raises:
-        ValueError: Two values could not be distinguished in a caption.
+        ValueError: A value cannot be recovered from its caption.
     """
     base = load_vocabulary("photographs")
     words: dict[str, dict[str, Phrases]] = {}
@@ -117,7 +119,7 @@ def user_vocabulary(
 def _class_phrases(name: str, subjects: Sequence[str]) -> Phrases:
     """Return the phrases of a class: "photograph of a NAME", and NAME alone if unambiguous.
 
-    A plural alone is parsed, as an adjective, and never written: captions begin with "a".
+    A plural alone is an adjective, which is parsed but never written: captions begin with "a".
     """
     word = name.lower()
     article = "an" if unicodedata.normalize("NFD", word)[0] in "aeiou" else "a"
@@ -161,7 +163,7 @@ def _phrases(key: str, value: str) -> Phrases:
 
 
 def _check(vocabulary: Vocabulary) -> None:
-    """Raise ValueError unless every value is parsed from its caption, next to the first class."""
+    """Raise ValueError unless every value, with the first class, is parsed from its caption."""
     first = {CLASS: next(iter(vocabulary.attributes[CLASS]))} if vocabulary.class_attribute else {}
     for key, values in vocabulary.attributes.items():
         for value in values:

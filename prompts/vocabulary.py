@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Attributes = Mapping[str, str]
 
-# Vowel signs and viramas of Indic scripts, and other marks, belong to the letters before them; `\w`
-# leaves them out.
+# Combining marks, such as the vowel signs and viramas of Indic scripts, belong to words; `\w` does
+# not match them.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x12000)) if category(c) in ("Mn", "Mc"))
 LETTER = rf"[\w{_MARKS}]"
 _WORD = re.compile(rf"{LETTER}+(?:-{LETTER}+)*")
 _IN_WORD = re.compile(rf"-|{LETTER}")
-# Function words, which belong to every vocabulary.
+# Function words, part of every vocabulary.
 _FUNCTION_WORDS = frozenset(
     ["a", "an", "the", "and", "or", "of", "with", "without", "in", "on", "at", "by", "to", "from"]
 )
@@ -31,9 +31,9 @@ class Phrases(BaseModel):
     """Phrases for one attribute value.
 
     Attributes:
-        adjective: Those that stand before the noun.
-        clause: Those that stand after it.
-        noun: Those that replace it.
+        adjective: Phrases placed before the noun.
+        clause: Phrases placed after the noun.
+        noun: Phrases that replace the noun.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,14 +53,14 @@ class Vocabulary(BaseModel):
     """Attributes of a target, the phrases for their values, and the class that a value implies.
 
     Attributes:
-        name: Of the vocabulary.
-        intros: Beginnings of captions, as "a photo of".
-        subjects: Nouns, where no attribute gives one.
-        class_attribute: The attribute that determines the class. Without one, as where labels
-            belong to pixels, all images are of the class `scene`.
+        name: Name of the vocabulary.
+        intros: Beginnings of captions, such as "a photo of".
+        subjects: Nouns for captions without an attribute that provides one.
+        class_attribute: The attribute that determines the class. None, as for pixel labels: all
+            images are of the single class, by default `scene`.
         classes: Names of the classes.
         class_of: Class by value of the class attribute.
-        requires: By attribute, the values that other attributes must have for it to exist.
+        requires: By attribute, the values of other attributes that it requires.
         attributes: Phrases by attribute and value, in the order of captions.
     """
 
@@ -104,19 +104,19 @@ class Vocabulary(BaseModel):
         return problems
 
     def class_name(self, attributes: Attributes) -> str | None:
-        """Return the class that the attributes imply, None without the class attribute."""
+        """Return the class that the attributes imply; None if they lack the class attribute."""
         if self.class_attribute is None:
             return self.classes[0]
         value = attributes.get(self.class_attribute)
         return None if value is None else self.class_of[value]
 
     def caption(self, attributes: Attributes, rng: random.Random | None = None) -> str:
-        """Return a caption with all the attributes.
+        """Return a caption that names all attributes.
 
         Args:
             attributes: Values by attribute.
-            rng: Varies intro, noun, phrases and their place. None for the first phrase of every
-                value, so that equal attributes give equal text.
+            rng: Draws intro, noun, phrases and their order. None: the first phrase of every value,
+                so that equal attributes give equal captions.
         """
 
         def pick(options: tuple[str, ...]) -> str:
@@ -151,16 +151,16 @@ class Vocabulary(BaseModel):
         return ", ".join([text, *after]) if after else text
 
     def parse(self, text: str) -> dict[str, str]:
-        """Return the attribute values that a text contains.
+        """Return the attribute values that a text names.
 
-        The longest phrase wins where two overlap; of several values of one attribute the first
-        mentioned counts. Unknown words are ignored.
+        Of overlapping phrases the longest is used, of several values of an attribute the first in
+        the text. Unknown words are ignored.
         """
         lowered = " ".join(text.lower().split())
         taken = [False] * len(lowered)
         first: dict[str, tuple[int, str]] = {}
         for phrase, key, value in self._phrases():
-            if phrase not in lowered:  # hundreds of classes have thousands of phrases
+            if phrase not in lowered:  # faster than the search, with thousands of phrases
                 continue
             for match in re.finditer(re.escape(phrase), lowered):
                 start, end = match.span()
@@ -177,9 +177,9 @@ class Vocabulary(BaseModel):
         return named
 
     def foreign_words(self, text: str) -> list[str]:
-        """Return the words of a text, in lower case, that occur nowhere in the vocabulary.
+        """Return the distinct words of a text, in lower case, that the vocabulary does not contain.
 
-        Each once, in the order of the text; articles and prepositions belong to every vocabulary.
+        They are in the order of the text. Function words belong to every vocabulary.
         """
         own_words = self._own_words()
         return [word for word in dict.fromkeys(_words(text)) if word not in own_words]

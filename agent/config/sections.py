@@ -1,4 +1,4 @@
-"""The sections of the settings but those of `tools.settings`: their keys, defaults and ranges."""
+"""Sections of the settings with keys, defaults and ranges; others are in `tools.settings`."""
 
 from __future__ import annotations
 
@@ -21,26 +21,34 @@ class TargetSettings(Record):
 
     @property
     def path(self) -> object:
-        """Where a user's own photographs lie, None for a target that is no user's."""
+        """Folder of a user's data set, None for a built-in target."""
         return self.options.get("path")
 
 
 class GeneratorSettings(Record):
-    """What draws the images: `name` of a file in tools/generators, or `package.module:build`."""
+    """The image generator: `name` of a file in tools/generators, or `package.module:build`."""
 
     name: str = "mtdm"
-    weights: str = Field("bundled:solar", description="bundled:NAME, or a pipeline's folder")
-    steps: int | None = Field(None, ge=1, le=1000, description="of drawing; None: the generator's")
-    guidance: float | None = Field(None, ge=0, le=20, description="None: the generator's")
-    guidance_interval: tuple[Share, Share] = Field((0.0, 0.5), description="share of the steps")
+    weights: str = Field("bundled:solar", description="bundled:NAME, or the folder of a pipeline")
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="sampling steps; None: the generator's default"
+    )
+    guidance: float | None = Field(
+        None, ge=0, le=20, description="classifier-free guidance; None: the generator's default"
+    )
+    guidance_interval: tuple[Share, Share] = Field(
+        (0.0, 0.5), description="part of the sampling steps, 0..1, in which guidance acts"
+    )
     pull: PullText | None = Field(
-        None, description="by the DSTM, of prompts that say none: entropy 0.05, loss 0.03, real 0.1"
+        None,
+        description="guidance by the DSTM for prompts without their own, e.g. entropy 0.05, "
+        "loss 0.03, real 0.1",
     )
     options: Options = Field(default_factory=dict)
 
 
 class LabelerSettings(Record):
-    """What labels the pixels of drawn images, replacing what the generator says of them.
+    """The labeler of generated images, whose pixel labels replace those of the generator.
 
     name: none, a file in tools/labelers (pseudo, marigold, ...), or `package.module:build`.
     """
@@ -54,9 +62,10 @@ def _auto_is_none(slices: object) -> object:
 
 
 class FeedbackSettings(Record):
-    """Which slices are measured, and when one counts as a failure.
+    """The slices that are measured, and the criteria for failures.
 
-    slices: attributes to cross; `auto`, with --target, for all of the data and each with the class.
+    slices: combinations of attributes; `auto`, with --target: each attribute of the data set alone
+    and combined with the class.
     """
 
     slices: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_auto_is_none)] = (
@@ -73,56 +82,60 @@ class FeedbackSettings(Record):
     min_support: int = Field(
         3,
         ge=0,
-        description="photographs of the split generator that a slice needs for images of it to be "
-        "asked for; 0: none, for a generator that has learnt from others than these",
+        description="least photographs of a slice in the split generator for planners to request "
+        "images of it; 0: no limit, for a generator trained on other photographs",
     )
     folds: int | None = Field(
         None,
         ge=2,
         le=20,
-        description="the photographs of audit and feedback are judged in so many folds, each by a "
-        "model without it; None: those of feedback, by the model of the round",
+        description="number of folds of the photographs of audit and feedback, each predicted by a "
+        "model trained without it; None: those of feedback, by the model of the round",
     )
     discovery: Annotated[
         Literal["off", "attributes", "clusters"], BeforeValidator(false_is_off)
-    ] = Field("clusters", description="what is looked for beyond the slices")
+    ] = Field("clusters", description="search for failures beyond the slices")
     embedding: Literal["dstm", "imagenet", "dstm+imagenet"] = Field(
-        "dstm", description="what clusters are found in"
+        "dstm", description="embedding in which clusters are searched"
     )
 
 
 class Price(Record):
-    """What a model costs, in US dollars per million tokens."""
+    """The price of a model in US dollars per million tokens."""
 
     prompt: float = Field(ge=0)
     answer: float = Field(ge=0)
 
 
 class LLMSettings(Record):
-    """How a language model is asked, how often it may err, and what it may cost."""
+    """Requests to a language model, its budget, and the limits of its illegal calls."""
 
     mode: Literal["auto", "native", "json"] = Field(
-        "auto", description="native tool calls, one JSON action, or what a probe finds"
+        "auto", description="native tool calls, one JSON action, or chosen by a probe"
     )
     temperature: float | None = Field(None, ge=0, le=2, description="None: the server's default")
     timeout_s: float = Field(120, gt=0, description="of one request")
-    stream: bool = Field(False, description="print answers as they are written")
-    tries: int = Field(4, ge=1, description="of one request, with growing pauses")
-    pause_s: float = Field(1, ge=0, description="before the second try; doubled each time")
-    cool_down_s: float = Field(60, ge=0, description="after a failure, until it is asked again")
-    context_tokens: int = Field(12_000, ge=1000, description="most tokens of one prompt")
-    answer_tokens: int = Field(2_000, ge=50, description="most tokens of one answer")
-    max_tokens: int | None = Field(None, ge=1, description="of a session, prompts and answers")
-    max_usd: float | None = Field(None, ge=0, description="of a session; needs a price")
+    stream: bool = Field(False, description="print answers as they are generated")
+    tries: int = Field(4, ge=1, description="attempts per request, with growing pauses")
+    pause_s: float = Field(1, ge=0, description="before the second attempt; doubled each time")
+    cool_down_s: float = Field(60, ge=0, description="pause of requests after a failure")
+    context_tokens: int = Field(12_000, ge=1000, description="largest length of a prompt")
+    answer_tokens: int = Field(2_000, ge=50, description="largest length of an answer")
+    max_tokens: int | None = Field(
+        None, ge=1, description="budget of a session, prompts and answers together"
+    )
+    max_usd: float | None = Field(None, ge=0, description="budget of a session; needs a price")
     prices: dict[str, Price] = Field(default_factory=dict, description="by the model's name")
-    max_illegal: int = Field(3, ge=1, description="calls in a row, then the policy takes the step")
-    max_lookups: int = Field(6, ge=1, description="calls of a phase that do not end it")
-    fallback: str = Field("audited_failure", description="planner that takes over")
-    images: bool = Field(False, description="send photographs to the server of a model that sees")
+    max_illegal: int = Field(
+        3, ge=1, description="illegal calls in a row after which the policy takes the step"
+    )
+    max_lookups: int = Field(6, ge=1, description="calls per phase that do not end it")
+    fallback: str = Field("audited_failure", description="planner that replaces the model")
+    images: bool = Field(False, description="send photographs to the server of a vision model")
 
 
 class MemorySettings(Record):
-    """Where all sessions remember."""
+    """The memory that all sessions share."""
 
     url: PlainUrl | None = Field(
         None, description="http://HOST:PORT of a Chroma server; None: HOME/memory"
@@ -130,9 +143,9 @@ class MemorySettings(Record):
 
 
 class LimitSettings(Record):
-    """When a session ends by itself, pauses, or counts as stuck; for all of its runs together."""
+    """Limits at which a session ends, pauses, or counts as stuck, over all its runs together."""
 
-    max_hours: float | None = Field(None, gt=0, description="of work, pauses apart")
+    max_hours: float | None = Field(None, gt=0, description="of work, without pauses")
     max_gpu_hours: float | None = Field(None, gt=0)
     max_images: int | None = Field(None, ge=1)
     target_score: float | None = Field(None, description="of the main figure on feedback")
@@ -140,12 +153,12 @@ class LimitSettings(Record):
     no_gain: int | None = Field(
         None,
         ge=1,
-        description="rounds of which none is better than the best before, beyond the noise of the "
-        "feedback photographs",
+        description="rounds without an improvement over the best before that exceeds the noise of "
+        "the feedback photographs",
     )
     finish: bool = Field(True, description="whether a language model may end the session")
-    disk_reserve_gb: float = Field(0.5, ge=0, description="pause when less is free")
-    silent_s: float = Field(900, gt=0, description="without a sign of life it counts as stuck")
+    disk_reserve_gb: float = Field(0.5, ge=0, description="pause while less is free")
+    silent_s: float = Field(900, gt=0, description="without a heartbeat it counts as stuck")
 
 
 class SessionSettings(Record):
@@ -159,19 +172,19 @@ class SessionSettings(Record):
     seed: int = Field(0, ge=0)
     baseline: str | None = Field(
         None,
-        description="folder of the model to begin with and to beat: best/ of a session, or a "
-        "trained model of transformers; None: it is trained on the photographs",
+        description="folder of the model of round 0: best/ of a session, or a trained model of "
+        "transformers; None: it is trained on the photographs",
     )
     deliver: Literal["main", "worst5", "balanced"] = Field(
         "main",
-        description="which round is the best: by the main figure on feedback, by the mean of the "
-        "five worst slices there, or by the mean of both; of rounds within one standard error of "
-        "the best that of the fewest images",
+        description="criterion of the best round: the main figure on feedback, the mean of the "
+        "five worst slices there, or the mean of both; of rounds within one standard error of "
+        "the best, the one with the fewest images is delivered",
     )
-    on_finish: str | None = Field(None, description="shell command that is run at the end")
+    on_finish: str | None = Field(None, description="shell command to run at the end")
     checkpoints: PlainUrl = Field(
         "sqlite",
         pattern="^(sqlite|postgres(ql)?://.*)$",
-        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE; "
-        "its password is that of PGPASSWORD or ~/.pgpass",
+        description="sqlite, a file of the session, or postgresql://USER@HOST/DATABASE with the "
+        "password in PGPASSWORD or ~/.pgpass",
     )

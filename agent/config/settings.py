@@ -1,7 +1,7 @@
 """The settings of a session: one tree, read from preset, environment and command line.
 
-A field of a section below is known as SECTION.KEY to presets and `--set`, and to the environment as
-SHAPING_SECTION__KEY. No other module reads any of these.
+A field of a section is named SECTION.KEY in presets and `--set`, and SHAPING_SECTION__KEY in the
+environment. No other module reads any of these sources.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from tools.settings import (
 )
 
 ENV_PREFIX = "SHAPING_"
-# The token of the web page is a secret of one command, and no setting of a session.
+# The token of the web page is a secret of one command, not a setting of a session.
 WEB_TOKEN = f"{ENV_PREFIX}WEB_TOKEN"
 
 # Deployment settings; they do not affect results and are left out of journals and bundles.
 PLACES = ("compute", "memory", "session.checkpoints")
-# What a journal and a bundle leave out: places, and a command that may hold secrets.
+# Left out of journals and bundles: deployment settings, and a command that may contain secrets.
 PRIVATE = (*PLACES, "session.on_finish")
 
-# Settings that a session may be resumed with other values of.
+# Settings that may change when a session is resumed.
 FREE_KEYS = (
     "preset",
     "pretrain",
@@ -66,7 +66,7 @@ FREE_KEYS = (
 
 
 class Settings(Record):
-    """Everything that can be set, and the preset that it started from."""
+    """All settings of a session, and the name of their preset."""
 
     preset: str
     target: TargetSettings = TargetSettings()
@@ -87,20 +87,20 @@ class Settings(Record):
     session: SessionSettings = SessionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     pretrain_target: TargetSettings | None = Field(
-        None, description="what the MTDM learns from, where it is not the target"
+        None, description="data that the MTDM is trained on; None: those of the target"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     home: Annotated[Path, AfterValidator(Path.expanduser)] = Path("shaping-home")
 
     @property
     def data(self) -> str:
-        """Source of the data: the preset or, for a user's own data, NAME:FOLDER."""
+        """Source of the data: the preset or, for a user's data set, NAME:FOLDER."""
         path = self.target.path
         return self.preset if path is None else f"{self.target.name}:{Path(str(path)).name}"
 
     @property
     def stem(self) -> str:
-        """Stem of the names of sessions that nobody names: the preset, or the user's folder."""
+        """Stem of automatic session names: the preset, or the folder of a user's data set."""
         is_users = self.preset == "own" and self.target.path is not None
         return self.data.partition(":")[2] if is_users else Path(self.preset).stem
 
@@ -116,15 +116,15 @@ def load_settings(
     """Resolve the settings of a preset.
 
     Overrides take precedence over the environment, the environment over the preset, the preset over
-    the defaults. Values are YAML; settings of type text or path take their text as it stands.
+    the defaults. Values are parsed as YAML; settings of type text or path use the text unchanged.
 
     Args:
         preset: A name of `presets()`, or the path of a .yaml file.
-        overrides: "section.key=value"; of equal keys the last one counts.
-        env: Where variables SHAPING_SECTION__KEY are looked up.
+        overrides: "section.key=value"; the last one of a key is used.
+        env: Mapping with variables SHAPING_SECTION__KEY; None: empty.
 
     Raises:
-        SettingsError: Names the key, the value and what was expected.
+        SettingsError: A key is unknown or a value invalid; the message names both.
     """
     values, _ = _read_preset(preset)
     assignments = [
@@ -136,7 +136,7 @@ def load_settings(
 
 
 def with_changes(settings: Settings, overrides: Sequence[str]) -> Settings:
-    """Return settings changed by "section.key=value", read and refused as in `load_settings`."""
+    """Return settings changed by "section.key=value", parsed and checked as in `load_settings`."""
     values = settings.model_dump(mode="json", exclude={"preset"})
     return _build(settings.preset, values, _assignments(overrides))
 
@@ -185,7 +185,7 @@ def keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Return a digest of the settings that a session is bound to: all but FREE_KEYS."""
+    """Return a digest of the settings that cannot change in a session: all but FREE_KEYS."""
     return digest(_bound(_leaves(settings.model_dump(mode="json"))))
 
 
@@ -200,7 +200,7 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
     Args:
         old: Settings before.
         new: Settings after.
-        bound: Whether only those count that a session is bound to.
+        bound: Whether to compare only the settings that cannot change in a session.
     """
     before, after = (_leaves(settings.model_dump(mode="json")) for settings in (old, new))
     before, after = (_bound(leaves) if bound else leaves for leaves in (before, after))
@@ -212,17 +212,17 @@ def differences(old: Settings, new: Settings, *, bound: bool = False) -> list[st
 
 
 def overrides(settings: Settings) -> list[str]:
-    """Return the "key=value" that make these settings from their preset, for `load_settings`."""
-    found: list[str] = []
-    # Once more, since what is not given can depend on what is.
+    """Return the "key=value" by which `load_settings` reproduces settings from their preset."""
+    assignments: list[str] = []
+    # Twice, since defaults can depend on other settings.
     for _ in range(2):
-        base = _leaves(load_settings(settings.preset, found).model_dump(mode="json"))
-        found += [
+        base = _leaves(load_settings(settings.preset, assignments).model_dump(mode="json"))
+        assignments += [
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in _leaves(settings.model_dump(mode="json")).items()
             if value != base.get(key)
         ]
-    return found
+    return assignments
 
 
 def journaled_settings(settings: Settings) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def journaled_settings(settings: Settings) -> dict[str, Any]:
 
 
 def without_private(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, as plain JSON, without those in PRIVATE."""
+    """Return settings, as plain JSON, without the keys of PRIVATE."""
     kept = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
     for place in PRIVATE:
         section, _, key = place.rpartition(".")
@@ -273,9 +273,9 @@ def _parse(text: str, origin: str) -> Any:
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Explain the first unknown key or, if all are known, the first wrong value.
+    """Return a message about the first unknown key or, without one, the first invalid value.
 
-    origins: where values were given, by their dotted keys, if not in the preset.
+    origins: source of each value that is not from the preset, by dotted key.
     """
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     is_unknown = problem["type"] == "extra_forbidden"
@@ -297,7 +297,7 @@ def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
 
 
 def _takes_text(key: str) -> bool:
-    """Tell whether a setting is plain text or a path, so that 001, no or a date stay as given."""
+    """Return whether a setting is text or a path, so that 001, no or a date are not parsed."""
     annotation: Any = Settings
     for part in key.split("."):
         if not _is_section(annotation) or part not in annotation.model_fields:
@@ -308,14 +308,14 @@ def _takes_text(key: str) -> bool:
 
 
 def _merge(below: Any, above: Any) -> Any:
-    """Return `above`, or both joined key by key where both are mappings."""
+    """Return `above`, or the recursive union of both if both are mappings."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
-    """Return nested values by their dotted keys."""
+    """Return nested values by dotted key."""
     leaves: dict[str, JsonValue] = {}
     for name, value in values.items():
         is_inner = isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""Settings that an earlier version may have stored: what it did not know, it did in one way."""
+"""Settings stored by earlier versions: keys added since have the value of their behaviour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.config.settings import Settings
 
-# Settings that are gone, by section: such sessions go on without them.
+# Removed settings by section, which are ignored.
 _GONE = {"feedback": "trial", "dstm": "rare_pixels"}
 _BEFORE: Mapping[str, Mapping[str, Any]] = {
     "dstm": {"train_on": "synthetic", "min_class_weight": 0.0, "logit_adjustment": 0.0},
@@ -16,14 +16,14 @@ _BEFORE: Mapping[str, Mapping[str, Any]] = {
 
 
 def read_stored(values: Any) -> Settings:
-    """Return the settings of a session or a comparison as they were meant when they were stored.
+    """Return stored settings of a session or a comparison with their original meaning.
 
     Args:
-        values: Plain JSON; a setting that is missing was added since, and has the value by which
-            that version worked.
+        values: Plain JSON. A missing key was added since, and has the value that reproduces the
+            behaviour of the version that stored them.
 
     Raises:
-        ValidationError: The values are no settings.
+        ValidationError: The values are not valid settings.
     """
     if isinstance(values, Mapping):
         for name, before in _BEFORE.items():

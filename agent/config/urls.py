@@ -1,4 +1,4 @@
-"""URLs in settings, which are written to session.yaml: a password must not be in them."""
+"""URLs in settings, which must not contain a password since they are written to session.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PASSWORDS = re.compile(r"(?<=://)([^/@\s:]*):[^@\s]*(?=@)|(password=)[^&\s]*", 
 
 
 def hidden(text: str) -> str:
-    """Return text with *** in the place of passwords of URLs, be they percent-encoded."""
+    """Return text with passwords in URLs, also percent-encoded ones, replaced by ***."""
     if _PASSWORDS.search(unquote(text)):
         text = unquote(text)
     return _PASSWORDS.sub(lambda m: f"{m[1]}:***" if m[1] is not None else f"{m[2]}***", text)

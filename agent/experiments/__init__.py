@@ -1,1 +1,1 @@
-"""Comparisons of planners, controls and brains at equal cost."""
+"""Comparisons of planners, controls and brains at equal cost, and recomputation of sessions."""

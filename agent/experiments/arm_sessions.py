@@ -1,8 +1,8 @@
-"""The rounds of an arm: those of a session, with images of the pool and without a memory.
+"""Sessions of arms: run by the loop, with images from a shared pool and without a memory.
 
-An arm of a planner or a brain is a session in a home of its own, run by the loop itself. What an
-arm differs in stands here: its planner and what that is shown, where images come from, and that
-nobody judges whether images would help its failures.
+An arm of a planner or a brain is a session in a home of its own, run by the loop itself. This
+module defines the differences: the planner and the observation it is shown, the source of images,
+and that failures are not judged fixable or not.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from tools.train_dstm import train_model
 
 
 def oracle(sealed: Report | None, floor: float = 0.4) -> SlicePlanner:
-    """Return a planner that allocates as `audited_failure` does, by the errors on the sealed test.
+    """Return a planner that allocates like `audited_failure`, from errors on the sealed test.
 
-    For comparisons alone. No session can choose it: it is handed what nobody may know.
+    For comparisons only: sessions cannot choose it, since it uses the sealed test.
 
     Args:
-        sealed: Report on the test split of the round before; None in the first round.
+        sealed: Report on the test split of the previous round; None in the first round.
         floor: Share of the budget that is spread evenly, 0..1.
     """
 
@@ -71,7 +71,7 @@ def oracle(sealed: Report | None, floor: float = 0.4) -> SlicePlanner:
 def without_cells(
     distribution: AttributeDistribution, cells: Collection[dict[str, str]]
 ) -> AttributeDistribution:
-    """Return a distribution without some cells; all of it where nothing else is left."""
+    """Return a distribution without some cells; unchanged if no row would be left."""
     rows = tuple(
         row
         for row in distribution.rows
@@ -85,12 +85,12 @@ _MODEL = ("model.safetensors", "model.json")
 
 
 class Measured(NamedTuple):
-    """A round, and how many images the arm had by then.
+    """A measured round of an arm.
 
     Attributes:
         round: The round.
         sealed: Reports on the sealed test split, one for each training.
-        n_images: Number of images.
+        n_images: Number of images of the arm up to this round.
     """
 
     round: Round
@@ -99,12 +99,12 @@ class Measured(NamedTuple):
 
 
 class ArmPlanner:
-    """The planner of an arm, with the observation that the arm is shown.
+    """The planner of an arm, which modifies the observation as the arm defines.
 
     Args:
-        arm: Says the planner and its feedback.
-        sealed: Returns the reports on the test split so far, for the oracle alone.
-        broken: Attributes of cells that draw something else, for the oracle alone.
+        arm: Defines the planner and its feedback.
+        sealed: Returns the reports on the test split so far; used by the oracle only.
+        broken: Attributes of cells that draw something else; used by the oracle only.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ArmPlanner:
 
 
 def shuffled(past: Round, seed: int) -> Round:
-    """Return a round whose report gives each slice the score of another; credits are left out."""
+    """Return a round whose report has the scores permuted over slices, without credits."""
     if past.report is None:
         return past
     scores = list(past.report.slices)
@@ -148,11 +148,11 @@ def shuffled(past: Round, seed: int) -> Round:
 
 @dataclass(frozen=True)
 class CachedShards:
-    """Makes shards of the images of a pool, where a session's executor would draw them.
+    """A shard executor that takes images from a pool instead of drawing them.
 
     Attributes:
         pool: The images of the seed.
-        session: Of the arm, whose earlier rounds have used some of them.
+        session: The session of the arm, whose earlier rounds have used some of them.
     """
 
     pool: ImageCache
@@ -161,7 +161,7 @@ class CachedShards:
     def write_missing(
         self, paths: Sequence[Path], spec: ShardSpec, done: Callable[[int], None]
     ) -> None:
-        """Create those of `paths` that do not exist."""
+        """Create those of `paths` that do not exist; done: called with the number of shards."""
         taken: Counter[str] = Counter()
         for past in self.session.rounds():
             if past.plan and past.number < self.session.control.round:
@@ -187,11 +187,10 @@ class CachedShards:
 class ArmEffects(LiveEffects):
     """Effects of an arm: trainings shared with other arms, no memory, failures not judged.
 
-    All else is that of a session, so that an arm is what a user would get: an arm that composed its
-    effects anew would have to repeat drawing, evaluation and what the loop asks of the generator.
+    Everything else is inherited from a live session, so that an arm measures what a user would get.
 
     Args:
-        components: Those of the arm's session; their executor makes shards of the pool.
+        components: Components of the arm's session, with an executor that uses the pool.
         models: Folder of the seed's trainings.
     """
 
@@ -202,28 +201,28 @@ class ArmEffects(LiveEffects):
     def recall(
         self, round_number: int, query: str
     ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
-        """Return nothing."""
+        """Return no items, since an arm has no memory."""
         return (), ()
 
     def search(self, key: str, query: str, n: int) -> str:
-        """Return nothing."""
+        """Return the message that there is no memory."""
         return "There is no memory."
 
     def _similar(self, plan: Plan) -> dict[str, list[SearchHit]]:
         return {}
 
     def remember(self, events: Sequence[Event]) -> None:
-        """Keep nothing."""
+        """Do nothing, since an arm has no memory."""
 
     def train(self, number: int) -> Training:
-        """Train, or copy what another arm has trained on the same images."""
+        """Train, or copy the model of another arm that was trained on the same images."""
         folder = self._session.folder
         settings = self._session.settings
         is_given = number == 0 and settings.session.baseline is not None
         if is_given or settings.selection.method != "all":
             return super().train(number)
-        made = [folder / shard for shard in self._all_shards(number)]
-        shared = self._models / _key(*self._components.learnt_from(made))
+        shards = [folder / shard for shard in self._all_shards(number)]
+        shared = self._models / _key(*self._components.learnt_from(shards))
         place = round_folder(folder, number)
         if (shared / "training.json").exists() and not (place / "model.json").exists():
             training = Training.model_validate_json((shared / "training.json").read_bytes())
@@ -239,14 +238,14 @@ class ArmEffects(LiveEffects):
         return training
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
-        """Return the failures, without a judgement whether images would help them."""
+        """Return the failures of the slices, without judging whether images can fix them."""
         feedback, parts = self._session.settings.feedback, self._components
         slicing = Slicing(feedback.slices, feedback.n_min, feedback.alpha)
         return inspect(number, self._session.folder, parts.target, slicing, device=parts.device)
 
 
 def _key(shards: Sequence[Path], real: Sequence[Path]) -> str:
-    """Return a digest of what a training of a seed learns from."""
+    """Return a digest of the images that a training uses."""
     ids = [name for path in shards for name in contents(path).ids]
     parts: list[object] = [contents(path).sha256 for path in real]
     parts += [read_choice(path).sha256 for path in choices(shards)]
@@ -254,26 +253,26 @@ def _key(shards: Sequence[Path], real: Sequence[Path]) -> str:
 
 
 def seeds_of_trainings(seed: int, n: int) -> list[int]:
-    """Return the seeds of n trainings on the same images, that of the session first."""
+    """Return the seeds of n trainings on the same images, the session's seed first."""
     return [seed + 1000 * number for number in range(n)]
 
 
 def _measure(
     components: Components, session: Session, rounds: Sequence[Round], n: int, shared: Path
 ) -> list[tuple[Report, ...]]:
-    """Return the sealed reports of each round, of its own training and of further ones.
+    """Return the sealed reports of each round, for its own training and for further ones.
 
     Args:
-        components: Of the session.
+        components: Components of the session.
         session: A finished session of an arm.
-        rounds: Its rounds.
-        n: Trainings of each round.
-        shared: Folder of the seed's trainings, for reports of the same images.
+        rounds: Rounds of the session.
+        n: Number of trainings of each round.
+        shared: Folder of the seed's trainings, which stores reports for arms with the same images.
     """
     reports = []
     for past, sealed in zip(rounds, read_sealed(session.folder), strict=True):
-        made = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
-        shards, real = components.learnt_from(made)
+        generated = shards_of(session.folder, (r for r in rounds if r.number <= past.number))
+        shards, real = components.learnt_from(generated)
         more = []
         is_given = past.training is not None and past.training.n_steps == 0
         n_further = 0 if is_given else n - 1
@@ -297,10 +296,10 @@ def run_planner(
 
     Args:
         shared: Components of the comparison.
-        pool: Images of the seed, which is the session's, too.
-        arm: What is run.
-        folder: Of the arm.
-        n_trainings: That each round is measured by.
+        pool: Images of the seed, which is also the seed of the session.
+        arm: The arm to run.
+        folder: Folder of the arm.
+        n_trainings: Number of trainings over which the score of a round is averaged.
     """
     settings = shared.settings
     feedback = settings.feedback.model_copy(update={"discovery": "off"})
@@ -321,7 +320,15 @@ def run_planner(
 def run_brain(
     settings: Settings, name: str, folder: Path, seed: int, n_trainings: int = 1
 ) -> list[Measured]:
-    """Run, or finish, the session of a brain, with images and a memory of its own."""
+    """Run, or finish, the session of a brain, which has its own images and memory.
+
+    Args:
+        settings: Settings of the comparison.
+        name: The brain, KIND:ARGUMENT.
+        folder: Folder of the arm.
+        seed: Seed of the session.
+        n_trainings: See `run_planner`.
+    """
 
     def run(session: Session) -> Components:
         components = Components.of_session(session, Observer())
@@ -347,7 +354,7 @@ def _run_session(
         make_folder(needed)
     if not (home / "cache").exists():
         (home / "cache").symlink_to(cache)
-    # All arms have the same name, so their checkpoints are not kept in one database.
+    # All sessions of arms have the same name, so they do not share a database of checkpoints.
     changes = {"seed": seed, "name": NAME, "checkpoints": "sqlite"}
     session = settings.session.model_copy(update=changes)
     settings = settings.model_copy(update={"home": home, "session": session})
@@ -368,11 +375,11 @@ def fit(
     """Train a DSTM from scratch, without a session.
 
     Args:
-        components: Give settings, task and classes.
-        samples: Images that it is trained on.
-        seed: Of the training.
-        is_real: Which of them are photographs, (n,); None: none.
-        changes: Other settings of the training.
+        components: Provide settings, task and classes.
+        samples: Training images.
+        seed: Seed of the training.
+        is_real: Mask of the photographs among them, (n,); None: all are generated.
+        changes: Settings of the training that differ from the components'.
     """
     settings = components.dstm.model_copy(update={"seed": seed, **changes})
     n_classes = len(components.label_names)

@@ -1,8 +1,8 @@
-"""The arms of a comparison: what is compared with what, and how an arm is named.
+"""The arms of a comparison, their names, and the pairs that are contrasted.
 
-NAME[:OPTION=VALUE]...            a planner with its own options
-NAME:pull=entropy 0.03            guided: from the second round on the DSTM pulls the images
-shuffled NAME, one-shot NAME      the planner, shown false feedback, or that of the first round
+NAME[:OPTION=VALUE]...            a planner with options
+NAME:pull=entropy 0.03            guided: from the second round on the DSTM guides the sampler
+shuffled NAME, one-shot NAME      the planner with shuffled feedback, or with that of round 1 only
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _PREFIXES: dict[str, Literal["shuffled", "first"]] = {"shuffled ": "shuffled", "
 
 
 class Arm(Record):
-    """One planner as an arm.
+    """An arm of a planner.
 
     Attributes:
-        name: By which it is listed.
-        planner: As `planners.build` takes it, or the oracle.
-        feedback: What it is shown: the reports as they are, with scores of other slices, or only
-            those of the first round.
-        pull: As `generator.pull`.
+        name: Name of the arm in tables.
+        planner: Name for `planners.build`, or the oracle.
+        feedback: Reports that the planner is shown: true, with scores shuffled over slices, or of
+            the first round only.
+        pull: As the setting `generator.pull`.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Arm(Record):
 
 
 def read_arm(name: str, pull: str | None = None) -> Arm:
-    """Return the arm of a name.
+    """Parse the name of an arm.
 
     Args:
-        name: Of the forms above.
-        pull: Where the name has none.
+        name: In one of the forms above.
+        pull: Pull of the arm if the name has none.
 
     Raises:
-        SettingsError: For a value that is not valid.
+        SettingsError: A value is invalid.
     """
     prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
     planner, own_pull = _split(name.removeprefix(prefix))
@@ -62,33 +62,33 @@ def read_arm(name: str, pull: str | None = None) -> Arm:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the planner of a name with its own options, and the pull of the arm, "" for none."""
+    """Return the planner of a name with its options, and the pull of the arm, "" for none."""
     planner, _, pull = name.partition(":pull=")
     pull, _, more = pull.partition(":")
     return ":".join(filter(None, (planner, more))), pull
 
 
 class Arms(Record):
-    """What is compared: names of planners (with options), of controls, and brains."""
+    """The arms of a comparison: names of planners (with options), controls and brains."""
 
     planners: tuple[str, ...] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     brains: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Return the arms' names, planners first.
+        """Return the names of the arms, planners first.
 
-        `shuffled` and `one_shot` are those of the first planner but uniform.
+        The controls `shuffled` and `one_shot` apply to the first planner other than uniform.
         """
         named = {"shuffled": f"shuffled {self._first}", "one_shot": f"one-shot {self._first}"}
         controls = [named.get(name, name) for name in self.controls]
         return list(dict.fromkeys([*self.planners, *controls, *self.brains]))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the arms that are contrasted, the one that should win first.
+        """Return the pairs of arms to contrast, the one that is expected to be better first.
 
-        True against shuffled feedback, every round's against that of the first round, guided
-        against unguided.
+        True against shuffled feedback, feedback of every round against that of the first round,
+        guided against unguided.
         """
         names = self.names()
         pairs = [

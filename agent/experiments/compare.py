@@ -4,11 +4,11 @@ compare/NAME/  compare.json (settings)  compare.html  compare*.csv
                seed-000/images/  models/ (one per training)
                seed-000/ARM/     round-1.json  home/ (its session)
 
-The arms of planners and brains are sessions of their own, run by the loop. Planners of one seed
-draw from one pool: the k-th image of a prompt cell (class and attributes) is the same for all of
-them, made once, and none uses an image twice. A guided arm draws its own from the second round on,
-of the same words and noise, pulled by its own DSTM. A training that two arms share, as in the first
-round, is done once. Every file is whole or absent, so the same command goes on.
+The arms of planners and brains are sessions run by the loop. The planners of a seed share a pool of
+images: the k-th image of a prompt cell (class and attributes) is the same for all of them and drawn
+once, and no arm uses an image twice. A guided arm draws its own images from the second round on,
+with the same texts and noise, guided by its DSTM. A training that two arms share, such as in the
+first round, is run once. Files are written atomically, so the same command resumes a comparison.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ from tools.models.criteria import require_classes
 
 _OF_PRETRAINING = ("pretrain", "pretrain_target")
 SLICE_COLUMNS = ("arm", "seed", "round", "split", "slice", "n", "score")
-# What a pulled image costs, relative to another (Askari Hemmat et al. 2025).
+# Cost of a guided image relative to an unguided one (Askari Hemmat et al. 2025).
 PULLED_COST = 1.82
-# Rounds and images of `--budget small`: images are what is scarce, and the DSTM is trained as long
-# as the preset says. With two fifths of the steps at half the batch the difference between planners
-# was lost in what the DSTM had not learnt yet.
+# Rounds and images of `--budget small`: only the images are reduced, while the DSTM is trained as
+# in the preset. With two fifths of the steps at half the batch size it was undertrained, which
+# masked the differences between planners.
 SMALL = (
     "session.rounds=3",
     "session.images_per_round=48",
@@ -77,7 +77,7 @@ SMALL = (
 
 
 class ArmRound(Record):
-    """One round of an arm, as stored."""
+    """The stored record of a round of an arm."""
 
     round: Round
     score: Score
@@ -85,14 +85,14 @@ class ArmRound(Record):
 
 
 class Workload(NamedTuple):
-    """How much there is to do, and how long one piece of it took.
+    """The work of a comparison, with measured times.
 
     Attributes:
-        n_trainings: Trainings of DSTMs, at most.
-        n_images: Images to draw, at most.
-        n_pulled: How many of them a DSTM guides.
-        train_s: Seconds of a training.
-        image_s: Seconds of an unguided image.
+        n_trainings: Upper bound of the number of trainings.
+        n_images: Upper bound of the number of images to draw.
+        n_pulled: Number of them that a DSTM guides.
+        train_s: Seconds per training.
+        image_s: Seconds per unguided image.
     """
 
     n_trainings: int
@@ -103,7 +103,7 @@ class Workload(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time of one process for all."""
+        """Total time in a single process."""
         n_drawn = self.n_images + (PULLED_COST - 1) * self.n_pulled
         return self.n_trainings * self.train_s + n_drawn * self.image_s
 
@@ -113,11 +113,11 @@ class Experiment:
     """A comparison of arms.
 
     Attributes:
-        settings: What all arms have in common.
+        settings: Settings that all arms share.
         folder: HOME/compare/NAME.
-        arms: What is compared.
-        broken: Share of the prompt cells that draw something else.
-        trainings: Trainings, with seeds of their own, whose mean is a round's score.
+        arms: The arms.
+        broken: Share of the prompt cells for which the generator draws something else, 0..1.
+        trainings: Number of trainings with different seeds that the score of a round averages.
     """
 
     settings: Settings
@@ -130,10 +130,10 @@ class Experiment:
     def open(
         cls, settings: Settings, name: str, arms: Arms, broken: float = 0.0, trainings: int = 1
     ) -> Experiment:
-        """Make the folder of a comparison, or go on with it.
+        """Create a comparison, or resume it.
 
         Raises:
-            SettingsError: If it was made with settings of another meaning.
+            SettingsError: It was created with other settings that affect results.
         """
         folder = settings.home / "compare" / name
         path = folder / "compare.json"
@@ -143,7 +143,7 @@ class Experiment:
             write_json(path, {"broken": broken, "trainings": trainings, "settings": values})
             return cls(settings, folder, arms, broken, trainings)
         stored = json.loads(path.read_bytes())
-        # Settings that were added since, or removed from pretraining, change nothing.
+        # Settings of pretraining have no effect here, and may have been removed since.
         kept = {k: v for k, v in stored["settings"].items() if k not in _OF_PRETRAINING}
         before = read_stored(kept)
         options = {"broken": broken, "trainings": trainings}
@@ -177,7 +177,7 @@ class Experiment:
         return [arm for arm in arms if arm.pull]
 
     def check(self, components: Components) -> None:
-        """Raise SettingsError for arms that the settings exclude, before anything is drawn."""
+        """Raise SettingsError for arms that are incompatible with the settings."""
         if "logit_adjusted" in self.arms.controls and components.task.name != "classification":
             raise SettingsError(
                 "The control 'logit_adjusted' needs classes of images, but the task is "
@@ -201,7 +201,7 @@ class Experiment:
             require_classes(components.task)
 
     def estimate(self, components: Components, n_seeds: int) -> Workload:
-        """Measure an image and a training, and count the most that there can be of them."""
+        """Measure the time of an image and of a training, and bound their numbers."""
         session, n_steps = self.settings.session, self.settings.dstm.steps
         row = components.distribution.rows[0]
         text = components.target.vocabulary.caption(row.attributes)
@@ -225,8 +225,8 @@ class Experiment:
 
         Args:
             seeds: Seeds to run, or to finish.
-            jobs: Processes.
-            done: Takes how many arms of the seeds are complete.
+            jobs: Number of processes.
+            done: Called with the number of completed arms of these seeds.
         """
         if jobs == 1:
             for seed in seeds:
@@ -235,7 +235,7 @@ class Experiment:
         run_in_processes(jobs, self.run_seed, seeds, lambda: done(self.n_done(seeds)))
 
     def run_seed(self, seed: int, done: Callable[[], None] = lambda: None) -> None:
-        """Run, or finish, all arms of a seed; `done` is called after each."""
+        """Run, or finish, all arms of a seed; done: called after each arm."""
         components = Components(self.settings)
         folder = self.folder / f"seed-{seed:03d}"
         slices = self.settings.feedback.slices
@@ -263,10 +263,10 @@ class Experiment:
             done()
 
     def _on_real_data(self, components: Components, name: str, seed: int) -> list[Measured]:
-        """Train on the photographs that the other arms have.
+        """Return the result of a control that is trained on the arms' photographs alone.
 
-        As these train (real), with stronger augmentation, with rare slices drawn more often, or
-        with the loss of Menon et al. (2021) in place of balanced drawing.
+        The training is the same (real), with stronger augmentation, with rare slices sampled more
+        often, or with the loss of Menon et al. (2021) in place of balanced sampling.
         """
         settings = self.settings.dstm
         samples = components.photographs(settings.real_images, seed)
@@ -298,7 +298,7 @@ class Experiment:
         return f"round-{self.settings.session.rounds}.json"
 
     def n_done(self, seeds: Sequence[int]) -> int:
-        """Return how many arms of how many seeds have their last round."""
+        """Return the number of completed arms, summed over the seeds."""
         return sum(
             (self.folder / f"seed-{seed:03d}" / _slug(name) / self._last).exists()
             for seed in seeds
@@ -306,15 +306,16 @@ class Experiment:
         )
 
     def entries(self) -> list[ArmRound]:
-        """Return what is stored of all rounds, those of earlier arms and seeds included."""
+        """Return the stored records of all rounds, including those of earlier arms and seeds."""
         paths = sorted(self.folder.glob("seed-*/*/round-*.json"))
         return [ArmRound.model_validate_json(path.read_bytes()) for path in paths]
 
     def write_results(self, command: str) -> tuple[Path, Comparison]:
-        """Write the page and its tables; return the page's path and what it shows.
+        """Write the page and its tables; return the path of the page and its data.
 
-        compare.html, compare.csv (a row per arm), compare-differences.csv (of each two arms),
-        compare-seeds.csv (a row per seed and round), compare-slices.csv (one of each slice).
+        The files are compare.html, compare.csv (a row per arm), compare-differences.csv (per pair
+        of arms and figure), compare-seeds.csv (per arm, seed and round) and compare-slices.csv (per
+        arm, seed, round and slice).
         """
         order = {name: number for number, name in enumerate(self.arms.names())}
         entries = sorted(
@@ -323,7 +324,7 @@ class Experiment:
         scores = [entry.score for entry in entries]
         settings, name = self.settings, self.folder.name
         comparison = Comparison(
-            # All users' own data share one preset, so the folder names them.
+            # All data sets of users share one preset, so the folder identifies them.
             preset=name if settings.target.path is not None else Path(settings.preset).stem,
             broken=self.broken,
             settings=settings.model_dump(mode="json", exclude={"home"}),
@@ -344,18 +345,18 @@ class Experiment:
 
 
 def openings(settings: Settings) -> Openings:
-    """Return how often the comparisons of a home have measured arms on the target's sealed test.
+    """Return how often the comparisons of a home have measured on the target's sealed test.
 
-    A comparison that was deleted is not counted; one that cannot be read counts for nothing.
+    Deleted and unreadable comparisons are not counted.
     """
-    wanted = settings.target.model_dump(mode="json")
+    compared = settings.target.model_dump(mode="json")
     measured = []
     for path in sorted((settings.home / "compare").glob("*/compare.json")):
         try:
             target = json.loads(path.read_bytes())["settings"]["target"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if target == wanted:
+        if target == compared:
             measured.append(len([*path.parent.glob("seed-*/*/round-*.json")]))
     return Openings(n_comparisons=sum(n > 0 for n in measured), n_measured=sum(measured))
 
@@ -367,7 +368,7 @@ def _rows(entry: ArmRound) -> list[list[str]]:
 
 
 def _meaning(settings: Settings) -> str:
-    # The arms decide who plans, not the setting `brain`.
+    # The arms determine the planner, not the setting `brain`.
     settings = settings.model_copy(update={"brain": ""})
     return digest([fingerprint(settings), settings.session.to_json()])
 
@@ -375,12 +376,12 @@ def _meaning(settings: Settings) -> str:
 def run_in_processes(
     jobs: int, run_seed: Callable[[int], None], seeds: Sequence[int], watch: Callable[[], None]
 ) -> None:
-    """Run seeds in processes of their own; `watch` is called every two seconds.
+    """Run seeds in separate processes; watch: called every two seconds.
 
     Raises:
         ShapingError: A process was killed.
     """
-    # One thread each: two busy threads on a shared core are slower than one.
+    # One thread per process: two busy threads on a shared core are slower than one.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, end_with_parent) as processes:
@@ -403,9 +404,9 @@ def run_in_processes(
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it is gone, killed or not.
+    """Exit this process when its parent process ends or is killed.
 
-    What it was computing is computed again: files are whole or absent.
+    Files are written atomically, so interrupted work is repeated by the next run.
     """
     parent = multiprocessing.parent_process()
 
@@ -418,6 +419,6 @@ def end_with_parent() -> None:
 
 
 def _slug(name: str) -> str:
-    """Return an arm's name as the name of a folder; different arms never share one."""
+    """Return a folder name for an arm, unique for its name."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     return plain if plain == name else f"{plain}-{digest(name)[:6]}"

@@ -1,4 +1,4 @@
-"""What the arms of a comparison share: one pool of images per seed."""
+"""The pool of images that the arms of a comparison share, one per seed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tools.generate_batch import draw
 
 
 class ImageCache:
-    """The images of one seed by prompt cell, drawn once, when first asked for, and kept on disk.
+    """The images of a seed by prompt cell, drawn on first use and stored on disk.
 
-    Images that a critic pulls are drawn for it alone, with the words and the noise of the others.
+    Images that a critic guides are stored separately; they have the texts and noise of the others.
 
     Attributes:
         seed: The seed.
-        broken: Attributes of cells that draw something else: another class, or, where labels belong
-            to pixels, the labels of another scene.
+        broken: Attributes of cells that draw something else: another class or, for pixel labels,
+            the labels of another scene.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class ImageCache:
     def take(
         self, prompts: Sequence[PromptSpec], taken: Counter[str], critic: Critic | None = None
     ) -> StoredImages:
-        """Return the images of all prompts, in order; they are read when they are taken.
+        """Return the images of all prompts, in order, which are read lazily.
 
         Args:
-            prompts: What is asked for; their texts are not read.
-            taken: How many images of each cell are used; counted on.
-            critic: Pulls the images of prompts with a pull, which have ids of their own.
+            prompts: Prompts to draw; their texts are ignored.
+            taken: Number of used images of each cell; it is updated.
+            critic: Guides the images of prompts with a pull, which have separate ids.
         """
         pieces: dict[tuple[str, str], PromptSpec] = {}
         places = []
@@ -65,10 +65,10 @@ class ImageCache:
         return images.only([starts[piece] + index for piece, index in places])
 
     def _draw(self, pieces: Mapping[tuple[str, str], PromptSpec], critic: Critic | None) -> None:
-        """Draw the pieces that are not there: `images_per_prompt` images of one cell each.
+        """Draw the missing pieces, each with `images_per_prompt` images of one cell.
 
-        The first name of a piece decides its words and its noise, the second what pulled it, if
-        anything did.
+        The key of a piece is its name, which determines text and noise, and the suffix of its
+        guidance, "" for none.
         """
         missing = [
             (self._spec(name, prompt), pulled)
@@ -78,8 +78,8 @@ class ImageCache:
         size = max(1, self._components.settings.session.shard_size // self._size)
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
-            made = self._make([prompt for prompt, _ in part], critic)
-            for (prompt, pulled), samples in zip(part, made, strict=True):
+            drawn = self._make([prompt for prompt, _ in part], critic)
+            for (prompt, pulled), samples in zip(part, drawn, strict=True):
                 data = write_shard(
                     replace(samples, ids=[name + pulled for name in samples.ids]),
                     [prompt.text] * self._size,
@@ -101,7 +101,7 @@ class ImageCache:
         wrong = [self._wrong(prompt) if self._is_broken(prompt) else prompt for prompt in prompts]
         drawn, confidence = drawn_as(wrong)
         if drawn.labels and wrong != prompts:
-            # The image is the one asked for, with the labels of another scene.
+            # The image shows the requested scene, with the labels of another one.
             drawn = replace(drawn, images=drawn_as(prompts)[0].images)
         asked = [prompt for prompt in prompts for _ in range(self._size)]
         names = list(components.target.class_names)
@@ -123,7 +123,7 @@ class ImageCache:
         return any(cell.items() <= prompt.attributes.items() for cell in self.broken)
 
     def _wrong(self, prompt: PromptSpec) -> PromptSpec:
-        """Return what a broken prompt draws: another class, or else another scene."""
+        """Return the prompt that replaces a broken one: another class, or else another scene."""
         rng = random.Random(f"{self.seed} {prompt.id} wrong")
         rows = self._components.distribution.rows
         of_others = [row for row in rows if row.class_name != prompt.class_name]
@@ -132,13 +132,13 @@ class ImageCache:
         return prompt.model_copy(update={"text": text, "class_name": row.class_name})
 
     def _path(self, name: str, pulled: str) -> Path:
-        # Apart from those that other arms use.
+        # Guided images are in a folder of their own, since only one arm uses them.
         folder = self._folder.with_name("pulled") if pulled else self._folder
         return folder / f"{name}{pulled}.parquet"
 
 
 def cell_of(prompt: PromptSpec) -> str:
-    """Return the name of a prompt's cell: what class and attributes it asks for."""
+    """Return the name of a prompt's cell, a digest of its class and attributes."""
     return digest([prompt.class_name, prompt.attributes])
 
 
@@ -148,13 +148,13 @@ def broken_cells(
     share: Share,
     seed: int,
 ) -> list[dict[str, str]]:
-    """Return a share of the prompt cells, drawn by the seed.
+    """Return the attributes of a random share of the prompt cells.
 
     Args:
-        distribution: Combinations of attributes that can be asked for.
-        slices: The first of them that crosses attributes defines the cells.
+        distribution: Combinations of attributes that prompts can request.
+        slices: The first combination of several attributes defines the cells.
         share: 0..1; above 0, at least one cell is broken.
-        seed: Of the comparison.
+        seed: Seed of the comparison.
     """
     names = next((by for by in slices if len(by) > 1), slices[0])
     values = {

@@ -1,4 +1,4 @@
-"""Recomputes stages of a session from what is on disk, and compares with its journal."""
+"""Recomputation of stages of a session from its files, compared with its journal."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tools.models.dstm_file import save_model
 from tools.tasks import Slicing
 
 STAGES = ("train", "evaluate")
-# Another processor or version of torch rounds differently, which may change the prediction for a
-# few photographs.
+# Largest accepted difference: rounding depends on the processor and the version of torch, and may
+# change the predictions of a few photographs.
 TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """One stage computed again.
+    """The result of a recomputed stage.
 
     Attributes:
         round: Number of the round.
         stage: One of STAGES.
-        same: Whether everything is bit for bit the same.
-        difference: The largest of any figure.
-        figures: How many figures were compared.
+        same: Whether the results are identical to the last bit.
+        difference: Largest difference of a figure.
+        figures: Number of compared figures.
     """
 
     round: int
@@ -46,22 +46,22 @@ class Rerun:
 
     @property
     def ok(self) -> bool:
-        """Whether it is the same, or within the tolerance."""
+        """Whether the results are identical or within the tolerance."""
         return self.same or self.difference <= TOLERANCE
 
 
 def rerun(folder: Path, home: Path, stages: Sequence[str]) -> Iterator[Rerun]:
-    """Train and evaluate every round again; the files of the session are only read.
+    """Train and evaluate every round again; the files of the session are not changed.
 
     Args:
-        folder: Of the session.
-        home: Where the target's cache is.
-        stages: Of STAGES.
+        folder: Folder of the session.
+        home: Home folder with the cache of the target.
+        stages: Stages to recompute, of STAGES.
 
     Raises:
-        SettingsError: For an unknown stage.
-        DataError: For images that are missing or damaged.
-        WeightsError: For a model that is missing or damaged.
+        SettingsError: A stage is unknown.
+        DataError: Images are missing or damaged.
+        WeightsError: A model is missing or damaged.
         UntrustedSession: The record names code that was not given on this machine.
     """
     for stage in stages:
@@ -74,9 +74,9 @@ def rerun(folder: Path, home: Path, stages: Sequence[str]) -> Iterator[Rerun]:
 
 
 def recorded_settings(folder: Path, home: Path) -> Settings:
-    """Return the settings that the journal of a session has recorded."""
+    """Return the settings from the journal of a session."""
     events = read_events(folder / "journal.jsonl")
-    # `head_of` also refuses records of other versions, whose settings can be read all the same.
+    # `head_of` would also refuse records of other versions, whose settings can still be read.
     head = find_head(events) or head_of(events)
     return read_stored({**head.settings, "home": home})
 

@@ -1,1 +1,1 @@
-"""Recorded sessions: stepped through, verified, compared, exported."""
+"""Recorded sessions: viewer, verification, comparison and export."""

@@ -1,8 +1,8 @@
-"""Sessions as one file: packed without weights, keys and paths, and opened with suspicion.
+"""Bundles: sessions as one file, packed without keys and paths, and validated when opened.
 
 A bundle is a zip of manifest.json (version, sizes and checksums of the rest), journal.jsonl,
-session.yaml, report.html, and pictures under rounds/NNN. It holds nothing that can be executed:
-no checkpoints of the graph, no pickles.
+session.yaml, report.html, pictures under rounds/NNN and, on request, models. It contains nothing
+that can be executed: no checkpoints of the graph, no pickles.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from memory.user_folders import writing
 VERSION = 1
 MAX_FILES = 50_000
 MAX_BYTES = 2 * 10**9
-# A text that shrinks more than this is made to fill a disk.
+# Largest compression ratio of a file; a higher one indicates a zip bomb.
 MAX_RATIO = 200
 _MAX_MANIFEST_BYTES = 2 * 10**7
 _MAX_LINE_BYTES = 5 * 10**7
 _PIECE_BYTES = 2**20
-# A command that journals of earlier versions hold, and that may hold a password.
+# A command in journals of earlier versions, which may contain a password.
 _ON_FINISH = re.compile(r'("on_finish": )"(?:[^"\\]|\\.)*"')
 
 _MANIFEST = "manifest.json"
@@ -55,10 +55,10 @@ _ALLOWED = re.compile(
 
 
 def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
-    """Write a session's bundle and return its size in bytes.
+    """Write the bundle of a session and return its size in bytes.
 
-    weights: also the models of the rounds. Absolute paths are cut to their last name and what
-    looks like a key is left out, everywhere alike, so that the journal can still be verified.
+    weights: whether the models of the rounds are included. Absolute paths are cut to their last
+    component and likely keys removed, consistently, so that the journal can still be verified.
     """
     stored_settings(home, name)
     folder = folder_of(home, name)
@@ -95,7 +95,7 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
     def write(handle: Any) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
             for key, data in {_MANIFEST: json.dumps(manifest, indent=1).encode(), **files}.items():
-                # Without times, so that the same session gives the same file.
+                # Without times, so that the bundle of a session is deterministic.
                 archive.writestr(zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED)
 
     with writing(path.parent, [path.name]):
@@ -105,11 +105,16 @@ def bundle(home: Path, name: str, path: Path, weights: bool = False) -> int:
 
 @contextmanager
 def opened(home: Path, name: str | None) -> Iterator[Path]:
-    """Yield the folder of a session, the latest by default, of a path, or of a bundle NAME.zip.
+    """Yield the folder of a session, given its name, its path, or a bundle.
 
-    A bundle is unpacked into a folder that is removed afterwards; a name with a slash is the path
-    of a session's folder, wherever it was copied to. Raises SessionError with the reason for a
-    bundle that cannot be trusted.
+    Args:
+        home: Home folder.
+        name: Name of a session; None: the latest. With a slash: path of a session folder, which may
+            be a copy. NAME.zip: path of a bundle, which is unpacked into a temporary folder.
+
+    Raises:
+        SettingsError: There is no such session.
+        SessionError: The bundle is refused; the message names the reason.
     """
     if name is not None and name.endswith(".zip"):
         with tempfile.TemporaryDirectory(prefix="shaping-bundle-") as scratch:
@@ -127,11 +132,11 @@ def opened(home: Path, name: str | None) -> Iterator[Path]:
 
 
 class _Refused(Exception):
-    """Why a bundle is not unpacked."""
+    """The reason why a bundle is not unpacked."""
 
 
 def unpack_bundle(path: Path, folder: Path) -> None:
-    """Unpack a bundle into a folder; raises SessionError with the reason why it is refused."""
+    """Unpack a bundle into a folder; raises SessionError with the reason if it is refused."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name, expected in _check(archive).items():
@@ -147,7 +152,7 @@ def unpack_bundle(path: Path, folder: Path) -> None:
     except _Refused as error:
         reason = str(error)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error, ValueError) as error:
-        reason = f"it is no whole zip file ({error})"
+        reason = f"it is not a complete zip file ({error})"
     except (OSError, NotImplementedError) as error:
         reason = f"it cannot be read ({error})"
     raise SessionError(
@@ -157,7 +162,7 @@ def unpack_bundle(path: Path, folder: Path) -> None:
 
 
 def _check(archive: zipfile.ZipFile) -> Mapping[str, str]:
-    """Return the files of a bundle with their checksums, none of which has been unpacked."""
+    """Validate a bundle before it is unpacked, and return its files with their checksums."""
     entries = archive.infolist()
     if len(entries) > MAX_FILES:
         raise _Refused(f"it has {len(entries)} files, more than {MAX_FILES}")
@@ -212,7 +217,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _copy(archive: zipfile.ZipFile, name: str, target: IO[bytes]) -> str:
-    """Write one file in pieces, no more than it claims to have, and return its SHA-256."""
+    """Unpack a file in pieces up to its declared size, and return its SHA-256."""
     left, digest = archive.getinfo(name).file_size, hashlib.sha256()
     with archive.open(name) as handle:
         while piece := handle.read(min(_PIECE_BYTES, left + 1)):
@@ -227,20 +232,20 @@ def _copy(archive: zipfile.ZipFile, name: str, target: IO[bytes]) -> str:
 
 
 def _check_texts(folder: Path) -> None:
-    """Refuse texts that are nested too deeply for those who read them later."""
+    """Refuse journals and settings that are too long, nested too deeply, or use YAML aliases."""
     try:
         with (folder / "journal.jsonl").open("rb") as journal:
             while line := journal.readline(_MAX_LINE_BYTES + 1):
                 if len(line) > _MAX_LINE_BYTES:
                     raise _Refused("a line of its journal is too long")
-                # A damaged line is the business of the journal's reader.
+                # Damaged lines are handled by the reader of the journal.
                 with contextlib.suppress(ValueError):
                     json.loads(line)
         settings = folder / "session.yaml"
         if settings.is_file():
             if settings.stat().st_size > _MAX_LINE_BYTES:
                 raise _Refused("its session.yaml is too long")
-            # An alias can repeat what it names without end.
+            # Aliases allow exponential expansion.
             if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(settings.read_bytes())):
                 raise _Refused("its session.yaml has aliases")
             yaml.safe_load(settings.read_bytes())
@@ -251,10 +256,10 @@ def _check_texts(folder: Path) -> None:
 
 
 def _texts(folder: Path) -> dict[str, bytes]:
-    """Return journal, settings and report without paths, keys, and the command at the end."""
+    """Return journal, settings and report without paths, keys, and the command `on_finish`."""
     raw = (folder / "journal.jsonl").read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    lines = whole.splitlines(keepends=True)
+    complete = raw[: raw.rfind(b"\n") + 1]
+    lines = complete.splitlines(keepends=True)
     scrubbed = [scrub(_ON_FINISH.sub(r"\1null", line.decode())).encode() for line in lines]
     files = {"journal.jsonl": b"".join(lines if scrubbed == lines else seal(scrubbed))}
     command = yaml.safe_load((folder / "session.yaml").read_text("utf-8"))["settings"]["session"]
@@ -270,7 +275,7 @@ def _texts(folder: Path) -> dict[str, bytes]:
 
 
 def _without_hosts(settings: str) -> str:
-    """Return session.yaml without the servers and the cluster that the session worked with."""
+    """Return the text of session.yaml without servers and cluster of the session."""
     stored = yaml.safe_load(settings)
     stored["settings"] = without_private(stored["settings"])
     return yaml.safe_dump(stored, sort_keys=False)

@@ -1,4 +1,4 @@
-"""What another brain would have planned, asked with what the recorded one knew."""
+"""Counterfactual plans: another brain decides with the information of the recorded one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ from memory.errors import BrainError, SettingsError, ToolError
 from memory.events import Event, PlanEvent
 from memory.records import Plan
 
-# Refused plans after which a brain counts as having none.
+# Number of attempts at a legal plan.
 MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision of a session, and the plan of the other brain; None: it made no legal one."""
+    """A decision of a session and the plan of the other brain.
+
+    Attributes:
+        round: Number of the round.
+        recorded: Plan of the session.
+        plan: Plan of the other brain; None: it made no legal one.
+        agreement: Agreement of both plans; None without a plan.
+        problem: Why there is no plan, "" if there is one.
+    """
 
     round: int
     recorded: Plan
@@ -40,17 +48,17 @@ class Decision:
 def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Iterator[Decision]:
     """Ask `brain` for a plan at every recorded decision from round `start` on.
 
-    It reads the messages that the recorded brain read at the start of the round, and may call
-    propose_plan alone. Nothing is drawn.
+    The brain reads the messages that the recorded brain read at the start of the round, and may
+    call propose_plan only. No images are generated.
 
     Args:
-        events: Of the session's journal, undone ones too.
-        brain: KIND:ARGUMENT.
+        events: Events of the session's journal, including undone ones.
+        brain: The brain, KIND:ARGUMENT.
         start: First round.
 
     Raises:
         SettingsError: The brain is unknown, or there is no plan from round `start` on.
-        SessionError: The record holds too little.
+        SessionError: The record version cannot be replayed.
     """
     session = RecordedSession(events)
     journal, effects = session.journal, RecordedEffects(session)
@@ -89,7 +97,7 @@ def counterfactual(events: Sequence[Event], brain: str, start: int = 1) -> Itera
 def _plan(
     answer: AIMessage, round_number: int, author: str, proposals: Proposals
 ) -> tuple[Plan | None, str]:
-    """Return the plan that an answer proposes, or None and what is wrong with it."""
+    """Return the plan that an answer proposes and "", or None and the problem."""
     call = next((c for c in answer.tool_calls if c["name"] == "propose_plan"), None)
     if call is None:
         return None, "The answer does not call propose_plan."

@@ -24,13 +24,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """How two sessions differ.
+    """The differences of two sessions.
 
     Attributes:
-        settings: A line each.
-        rows: Of one round each, see COLUMNS.
-        totals: Of both.
-        parts: Where they part, in a sentence.
+        settings: A line per setting that differs.
+        rows: A row per round, see COLUMNS.
+        totals: Rows of a name and the totals of both sessions.
+        parts: The first decision that differs, as a sentence.
     """
 
     settings: list[str]
@@ -101,15 +101,15 @@ def _totals(events: list[list[Event]]) -> list[list[str]]:
 
 
 def _parts(one: list[Event], other: list[Event]) -> str:
-    """Return which decision is the first that differs, in a sentence."""
+    """Return the first decision that differs as a sentence."""
     calls = [[e for e in events if isinstance(e, ModelCallEvent)] for events in (one, other)]
     for a, b in zip_longest(*calls):
         if a is None or b is None:
             longer = "B" if a is None else "A"
-            return f"They are the same as far as both go; {longer} goes on."
+            return f"All common decisions are the same; {longer} has more."
         if _decision(a) != _decision(b):
             tools = [", ".join(c.name for c in e.answer.tool_calls) or "words" for e in (a, b)]
-            return f"They part in round {a.round}, phase {a.phase}: {' / '.join(tools)}."
+            return f"They first differ in round {a.round}, phase {a.phase}: {' / '.join(tools)}."
     return "Every decision is the same."
 
 

@@ -1,4 +1,4 @@
-"""Writes spans as OTLP by OpenTelemetry's exporter: lines of JSON in a file, or to a collector."""
+"""Export of spans as OTLP by OpenTelemetry, to a file of JSON lines or to a collector."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from memory.files import write_atomic
 from memory.user_folders import writing
 
 SERVICE = "shaping"
-# Spans in a line or a request: a round has about 16, and repeats its opening in half of them.
+# Spans per line or request: a round has about 16, half of which repeat its opening messages.
 PER_REQUEST = 200
 TIMEOUT_S = 10.0
 
 
 def write_spans(spans: Sequence[Span], path: Path) -> None:
-    """Write spans, one request of OTLP (opentelemetry-proto, JSON) a line.
+    """Write spans to a file, one OTLP request (opentelemetry-proto, JSON) per line.
 
     Raises:
-        SettingsError: The extra `trace` is not installed, or the file is the user's.
+        SettingsError: The extra `trace` is not installed, or the file belongs to the user.
         StorageError: The file cannot be written.
     """
     with _packages():
@@ -47,16 +47,17 @@ def write_spans(spans: Sequence[Span], path: Path) -> None:
 def send_spans(spans: Sequence[Span], endpoint: str) -> None:
     """Send spans by OTLP over HTTP (protobuf) to an address, e.g. http://127.0.0.1:6006.
 
-    /v1/traces is appended to an address without a path. OTEL_EXPORTER_OTLP_HEADERS may hold keys.
+    /v1/traces is appended to an address without a path. OTEL_EXPORTER_OTLP_HEADERS may contain
+    keys.
 
     Raises:
-        SettingsError: The address cannot be one, or the extra `trace` is not installed.
-        StorageError: The collector does not take the spans.
+        SettingsError: The address is invalid, or the extra `trace` is not installed.
+        StorageError: The collector does not accept the spans.
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(
-            f"{endpoint!r} is no address of a collector; give one like http://127.0.0.1:4318."
+            f"{endpoint!r} is not the address of a collector; use one like http://127.0.0.1:4318."
         )
     with _packages():
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -70,7 +71,7 @@ def send_spans(spans: Sequence[Span], endpoint: str) -> None:
         for part in _requests(spans):
             if exporter.export(part) is not SpanExportResult.SUCCESS:
                 raise StorageError(
-                    f"{url} did not take the spans; does a collector of OTLP over HTTP listen "
+                    f"{url} did not accept the spans; does a collector for OTLP over HTTP listen "
                     "there? `--to otlp` writes them to a file instead."
                 )
     finally:
@@ -88,14 +89,14 @@ def _packages() -> Iterator[None]:
 
 
 def _requests(spans: Sequence[Span]) -> Iterator[list[Any]]:
-    """Yield the spans of each request as those of OpenTelemetry's SDK."""
+    """Yield the spans of each request as spans of OpenTelemetry's SDK."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, TraceFlags
     from opentelemetry.trace.status import Status, StatusCode
 
-    # Phoenix sorts traces into projects by the second name.
+    # Phoenix assigns traces to projects by the second name.
     resource = Resource({"service.name": SERVICE, "openinference.project.name": SERVICE})
     scope = InstrumentationScope(SERVICE)
 
@@ -122,7 +123,7 @@ def _requests(spans: Sequence[Span]) -> Iterator[list[Any]]:
 
 
 def _with_hex_ids(value: Any) -> Any:
-    """Return a request with ids in hex, as OTLP has them in JSON; protobuf has bytes in base64."""
+    """Return a request with ids in hex, as OTLP/JSON requires, in place of protobuf's base64."""
     if isinstance(value, list):
         return [_with_hex_ids(entry) for entry in value]
     if not isinstance(value, dict):

@@ -1,9 +1,9 @@
 """Scores of hypothetical plans of a session, from images that a comparison has drawn.
 
-Both plans of a round are filled from the same pools (`agent.experiments.image_cache`), so that the
-difference between their scores is that of the plans, not of the images; a DSTM is trained on them
-together with what the session had drawn before, and measured on the feedback split. Nothing is
-drawn.
+The recorded and the hypothetical plan of a round are filled from the same pools
+(`agent.experiments.image_cache`), so that their scores differ by the plans, not by the images. A
+DSTM is trained on these images together with those of the session's earlier rounds, and measured on
+the feedback split. No images are generated.
 """
 
 from __future__ import annotations
@@ -24,28 +24,39 @@ from memory.records import Estimate, Plan, Round, Training
 from tools.data.jobs import shards_of
 from tools.data.stored_images import StoredImages, contents
 
-# A plan of which the pools hold less is not scored.
+# Least share of a plan's images in the pools for the plan to be scored.
 LEAST_HELD = 0.8
-# What decides how an image looks, what its labels are, and how it is weighed.
+# Settings that determine images, their labels, and their weights.
 _OF_IMAGES = ("generator.", "labeler.", "target.", "audit.")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The main metric on feedback that a plan would have reached; None where too little is held."""
+    """The score of a plan.
+
+    Attributes:
+        held: Share of the plan's images that the pools contain, 0..1.
+        score: The main metric on feedback; None if `held` is below LEAST_HELD.
+    """
 
     held: float
     score: Estimate | None
 
 
 class Pools:
-    """The pools of a comparison, and the session whose plans are scored by them."""
+    """The pools of a comparison, and the session whose plans are scored with them."""
 
     def __init__(self, home: Path, name: str, session: Path, settings: Settings) -> None:
-        """Open them.
+        """Open the pools.
 
-        session: its folder; settings: its own, with the home of this machine. Raises SettingsError
-        for a comparison that is not there, or whose images are made in another way.
+        Args:
+            home: Home folder.
+            name: Name of the comparison.
+            session: Folder of the session.
+            settings: Settings of the session, with the home of this machine.
+
+        Raises:
+            SettingsError: The comparison does not exist, or its images were generated otherwise.
         """
         base = home / "compare"
         path = base / name / "compare.json"
@@ -62,16 +73,16 @@ class Pools:
             changed.append(f"--broken {stored['broken']}")
         if changed:
             raise SettingsError(
-                f"The comparison {name!r} made its images in another way than the session: "
+                f"The comparison {name!r} generated its images otherwise than the session: "
                 f"{'; '.join(changed)}. Name one with the session's generator, labeler, target and "
-                "audit, or make it with `shaping compare`."
+                "audit, or create it with `shaping compare`."
             )
         self._folders = sorted((base / name).glob("seed-*/images"))
         self._session = session
         self._components = Components(settings)
 
     def score(self, plan: Plan, past: Sequence[Round]) -> Scored:
-        """Return what a plan would have scored after the session's rounds `past`."""
+        """Return the score that a plan would have had after the session's rounds `past`."""
         pieces, held = self.fill(plan)
         if not pieces or held < LEAST_HELD:
             return Scored(held, None)
@@ -91,9 +102,9 @@ class Pools:
         return Scored(held, measured.metrics[measured.main_metric])
 
     def fill(self, plan: Plan) -> tuple[dict[Path, int], float]:
-        """Return the pieces of the pools that a plan uses, and the share of its images, 0..1.
+        """Return the pieces of the pools that a plan uses, and the share of its images in them.
 
-        Of each piece it is said how many of its first images are used.
+        The value of a piece is the number of its first images that are used.
         """
         taken: Counter[str] = Counter()
         pieces: dict[Path, int] = {}
@@ -111,5 +122,5 @@ class Pools:
 
 
 def _last_training(past: Sequence[Round]) -> Training | None:
-    """Return the newest training; with `dstm.synthetic_share=auto` it has the share chosen."""
+    """Return the latest training, which has the share chosen by `dstm.synthetic_share=auto`."""
     return next((r.training for r in reversed(past) if r.training and r.number), None)

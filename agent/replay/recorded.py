@@ -1,7 +1,7 @@
-"""A session whose outside is its journal: nothing is drawn, trained, searched or asked.
+"""Effects and brain of a replay: outcomes come from the journal, nothing is drawn or trained.
 
-Everything else is the program itself: the graph, the decider, the tools' checks and words, credit
-and verdicts. What they would write into the journal is compared with what it holds.
+Everything else is the program itself: the graph, the decider, checks and messages of the tools,
+credit and verdicts. The events that they write are compared with the journal.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _COVERAGE = TypeAdapter(dict[str, tuple[float, float]])
 
 
 class RecordedSession:
-    """The settings and the journal of a recorded session, as they were at the place reached."""
+    """The settings and the journal of a recorded session, as of the next event of the replay."""
 
     def __init__(self, everything: Sequence[Event]) -> None:
         self.head = head_of(everything)
@@ -87,14 +87,14 @@ class RecordedSession:
 
     @property
     def name(self) -> str:
-        """The name of the session that wrote the next event: before a fork, that of its source."""
+        """The name of the session that wrote the next event; before a fork, its source's name."""
         forks = self.journal.events(ForkedEvent)
         return forks[-1].session if forks else self.head.session
 
 
 @dataclass(frozen=True)
 class RecordedTarget:
-    """Name, classes and vocabulary of the target, as journaled."""
+    """Name, classes and vocabulary of the target from the journal."""
 
     name: str
     class_names: Sequence[str]
@@ -102,10 +102,11 @@ class RecordedTarget:
 
 
 class RecordedEffects:
-    """The outcomes that a journal holds, in place of the work; see `agent.loop.effects.Effects`.
+    """Effects of a replay, which return recorded outcomes; see `agent.loop.effects.Effects`.
 
-    `reworded` has the texts of tools that the program words otherwise by now, by the tool's name:
-    as recorded, and as they are. The loop is shown the recorded ones.
+    Attributes:
+        reworded: Recorded and current schema, as text, of tools whose wording has changed, by name.
+            The loop uses the recorded one.
     """
 
     def __init__(self, session: RecordedSession) -> None:
@@ -122,7 +123,7 @@ class RecordedEffects:
         self._n_tokens = {text: n for e in plans for text, n in e.n_tokens.items()}
         self._undrawn = {text: words for e in plans for text, words in e.undrawn.items()}
         self.max_tokens = plans[0].max_tokens if plans else 0
-        # As the tools were offered; "pull" is left out of them where it is not possible.
+        # Features of the generator, inferred from the schemas of the offered tools.
         offers = json.dumps([e.tools for e in offered])
         prompts = [prompt for e in plans for prompt in e.plan.prompts]
         self._supports = {
@@ -132,15 +133,15 @@ class RecordedEffects:
 
     @property
     def observer(self) -> Observer:
-        """Nobody watches; tells whether a person could be asked."""
+        """An observer without output that says whether a person could be asked."""
         observer = Observer()
         observer.interactive = self._session.interactive
         return observer
 
     def word(self, tools: list[Json]) -> list[Json]:
-        """Return the tools that were offered, where they differ in their texts alone.
+        """Return the recorded tools if only their descriptions differ, else the given ones.
 
-        Those of an earlier version of the record are returned as they were.
+        For a record of an earlier version, equal names suffice.
         """
         call = self._journal.upcoming(ModelCallEvent)
         event = self._journal.find(f"tools/{call.offer}", ToolsEvent) if call else None
@@ -154,7 +155,7 @@ class RecordedEffects:
         return recorded
 
     def opening(self, round_number: int) -> list[AnyMessage] | None:
-        """Return what a record of an earlier version began the round with."""
+        """Return the recorded opening messages for records of an earlier version, else None."""
         call = self._journal.find(f"model_call/{round_number}/0", ModelCallEvent)
         if call is None or self._session.head.record == RECORD_VERSION:
             return None
@@ -167,7 +168,7 @@ class RecordedEffects:
         return [t["function"]["name"] for t in recorded] == [t["function"]["name"] for t in now]
 
     def count_tokens(self, text: str) -> int:
-        """Return the tokens of a text that was planned; others were refused, and 0 stands."""
+        """Return the number of tokens of a planned text; 0 for others, which were refused."""
         return self._n_tokens.get(text, 0)
 
     def supports(self, feature: str, round_number: int) -> bool:
@@ -178,41 +179,41 @@ class RecordedEffects:
         return bool(facts.get(feature, False))
 
     def undrawn(self, text: str) -> Sequence[str]:
-        """Return the words of a text that was planned which the generator could not draw."""
+        """Return the words of a planned text that the generator could not draw."""
         return self._undrawn.get(text, ())
 
     def recall(
         self, round_number: int, query: str
     ) -> tuple[Sequence[MemoryItem], Sequence[SearchHit]]:
-        """Return what the memory gave at the start of the round."""
+        """Return the lessons and hits of the memory at the start of the round."""
         facts = self._journal.outcome(f"opening/{round_number}", OpeningEvent).facts
         return _ITEMS.validate_python(facts["lessons"]), _HITS.validate_python(facts["similar"])
 
     def draft(self, seen: Observation) -> PolicyDraft | None:
-        """Return the draft that the round began with."""
+        """Return the draft of the round's opening, None without one."""
         facts = self._journal.outcome(f"opening/{seen.round}", OpeningEvent).facts
         return PolicyDraft.model_validate(facts["draft"]) if "draft" in facts else None
 
     def coverage(self, seen: Observation) -> Mapping[str, tuple[float, float]]:
-        """Return the coverage that the round began with."""
+        """Return the coverage of the round's opening."""
         facts = self._journal.outcome(f"opening/{seen.round}", OpeningEvent).facts
         return _COVERAGE.validate_python(facts.get("coverage", {}))
 
     def search(self, key: str, query: str, n: int) -> str:
-        """Return what the memory gave for this call."""
+        """Return the recorded result of this search."""
         return self._journal.outcome(key, ToolCallEvent).result
 
     def expect(self, plan: Plan) -> Expectation:
-        """Return what was expected of the plan."""
+        """Return the recorded expectation of the plan."""
         event = self._journal.outcome(f"plan/{plan.round}", PlanEvent)
         return Expectation.model_validate({**event.expectation, "seconds": None})
 
     def nearest(self, plan: Plan) -> dict[str, str]:
-        """Return nothing: who was asked about the plan has answered."""
+        """Return {}: they are shown for approval, which is recorded."""
         return {}
 
     def remember(self, events: Sequence[Event]) -> None:
-        """Leave the memory as it is."""
+        """Do nothing: a replay does not change the memory."""
 
     @property
     def begins_with_baseline(self) -> bool:
@@ -220,41 +221,41 @@ class RecordedEffects:
         return self._journal.find("training/0", TrainingEvent) is not None
 
     def worked_s(self) -> float:
-        """Take no time."""
+        """Return 0: a replay has no time limit."""
         return 0.0
 
     def stage(self, name: str, round_number: int) -> AbstractContextManager[None]:
-        """Keep no limits."""
+        """Return a context without effect: a replay has no limits."""
         return nullcontext()
 
     def load_generator(self) -> str:
-        """Return the identity of the generator that drew."""
+        """Return the recorded identity of the generator."""
         return self._journal.outcome("generator", GeneratorEvent).identity
 
     def draw(self, plan: Plan) -> Batch:
-        """Return what was drawn."""
+        """Return the recorded batch."""
         return self._journal.outcome(f"batch/{plan.round}", BatchEvent).batch
 
     def train(self, number: int) -> Training:
-        """Return what was trained."""
+        """Return the recorded training."""
         return self._journal.outcome(f"training/{number}", TrainingEvent).training
 
     def evaluate(self, training: Training) -> Report:
-        """Return what was measured."""
+        """Return the recorded report."""
         return self._journal.outcome(f"report/{training.round}", ReportEvent).report
 
     def inspect(self, number: int) -> tuple[Failure, ...]:
-        """Return the failures that were found."""
+        """Return the recorded failures."""
         return self._journal.outcome(f"failures/{number}", FailuresEvent).failures
 
     def analyse(
         self, key: str, round_number: int, by: Sequence[str], where: Mapping[str, str]
     ) -> str:
-        """Return the figures of this call."""
+        """Return the recorded result of this call."""
         return self._journal.outcome(key, ToolCallEvent).result
 
     def look(self, key: str, round_number: int, subject: Subject) -> Look:
-        """Return what was shown."""
+        """Return the recorded text and pictures."""
         if key.startswith("opening/"):
             opening = self._journal.outcome(key, OpeningEvent)
             return Look(opening.facts["look"], opening.images)
@@ -262,11 +263,11 @@ class RecordedEffects:
         return Look(call.result, call.images)
 
     def picture(self, sha256: str) -> bytes | None:
-        """Return nothing: no model is asked."""
+        """Return None: no model is asked."""
         return None
 
     def ask(self, request: ApprovalRequest, kind: type[E]) -> E:
-        """Return the recorded answer: it was journaled before the loop went on."""
+        """Return the recorded answer, which was journaled before the loop continued."""
         if answer := self._journal.get(request.key, kind):
             return answer
         if not self._journal.finished:
@@ -275,9 +276,10 @@ class RecordedEffects:
 
 
 class RecordedBrain:
-    """Gives the journal's answers, in the form of that time.
+    """A brain that returns the answers of a journal.
 
-    stands_in: whether it is who answers after a fallback; else it fails where the brain did.
+    stands_in: whether it is the stand-in that answers after a fallback; else it raises BrainError
+    where the recorded brain failed.
     """
 
     def __init__(self, journal: RecordedJournal, stands_in: bool = False) -> None:
@@ -285,13 +287,13 @@ class RecordedBrain:
 
     @property
     def mode(self) -> Mode:
-        """How the tools of the next question were offered."""
+        """How the tools of the next model call were offered."""
         call = self._journal.upcoming(ModelCallEvent)
         event = self._journal.outcome(f"tools/{call.offer}", ToolsEvent) if call else None
         return "json" if event and event.mode == "json" else "native"
 
     def decide(self, turn: Turn) -> AIMessage:
-        """Return the recorded answer; raises Divergence when another question was asked."""
+        """Return the recorded answer; raises Divergence if the journal has another event here."""
         key = f"{turn.round}/{turn.number}"
         fallback = self._journal.find(f"fallback/{key}", FallbackEvent)
         if fallback and not self._stands_in:
@@ -300,7 +302,7 @@ class RecordedBrain:
 
 
 def _bare(schema: Any) -> Any:
-    """Return a JSON schema without the texts that only explain it."""
+    """Return a JSON schema without descriptions and titles."""
     if isinstance(schema, Mapping):
         return {
             key: _bare(value)

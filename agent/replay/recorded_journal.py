@@ -1,4 +1,4 @@
-"""A session's journal that is written a second time, and compared with what it held."""
+"""A recorded journal that is written a second time, with each event compared."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ from memory.rounds import RoundFold
 
 E = TypeVar("E", bound=Event)
 
-# What is written before the outcome that it leads to.
+# Events that may precede the outcome of a step.
 _ON_THE_WAY = (ToolsEvent, StageEvent, FallbackEvent, GeneratorEvent, WishesShownEvent)
 
 
 class Divergence(Exception):
-    """The first place where the program does something else than the journal says.
+    """The first difference between the journal and its replay.
 
-    line: of the journal, from 1; where: the field, e.g. "messages[1].content"; recorded and
-    replayed: what each of them has there.
+    Attributes:
+        line: Line of the journal, from 1.
+        event: The recorded event.
+        where: The field, e.g. "messages[1].content".
+        recorded: Recorded value of the field.
+        replayed: Value of the replay.
     """
 
     def __init__(self, line: int, event: Event, where: str, recorded: str, replayed: str) -> None:
@@ -42,13 +46,13 @@ class Divergence(Exception):
 
 
 class EndOfRecord(Exception):
-    """The journal ends here, in the middle of a round."""
+    """The journal ends in the middle of a round."""
 
 
 class RecordedJournal:
-    """A journal that is written again: each event is compared with the recorded one.
+    """A journal whose `append` compares each event with the recorded one.
 
-    It shows only what had been written before, as the real one did at that time.
+    Reading methods return only the events up to the place reached, as the original journal did.
     """
 
     def __init__(self, everything: Sequence[Event]) -> None:
@@ -62,7 +66,7 @@ class RecordedJournal:
             if event.key is None:
                 self._unkeyed[event.kind].append(i)
         self._written = [False] * len(events)
-        # What has been written again so far.
+        # The events that the replay has reached.
         self.shown: list[Event] = []
         self._by_key: dict[str, Event] = {}
         self._fold = RoundFold()
@@ -73,16 +77,16 @@ class RecordedJournal:
 
     @property
     def next(self) -> int:
-        """The index of the first event that has not been written again."""
+        """The index of the first event that the replay has not reached."""
         return self._next
 
     @property
     def finished(self) -> bool:
-        """Tell whether all has been written again."""
+        """Whether the replay has reached the end of the journal."""
         return self._next == len(self.recorded)
 
     def append(self, event: E, /) -> E:
-        """Return the recorded event; raises Divergence when it is another one."""
+        """Return the recorded event; raises Divergence if it differs from the given one."""
         if event.key is not None and event.key in self._by_key:
             return _of(type(event), self._by_key[event.key])
         if event.key is not None:
@@ -101,7 +105,7 @@ class RecordedJournal:
         return _of(type(event), recorded)
 
     def events(self, *kinds: type[E], since: int | None = None) -> list[E]:
-        """Return the events so far of some kinds, as `Journal.events` does."""
+        """Return the events so far, or those of some kinds, like `Journal.events`."""
         of_kinds = [event for event in self.shown if isinstance(event, kinds)]
         return [e for e in of_kinds if since is None or (e.round_number or 0) >= since]
 
@@ -110,33 +114,33 @@ class RecordedJournal:
         return [event for event in self.shown if event.round_number in numbers]
 
     def appended(self, n_known: int, /) -> list[Event]:
-        """Return the events so far but for the first ones, undone ones among them."""
+        """Return the events so far after the first `n_known`, including undone ones."""
         n_written = len(self._everything) if self.finished else self._lines[self._next] - 1
         return list(self._everything[n_known:n_written])
 
     def get(self, key: str, kind: type[E], /) -> E | None:
-        """Return an event of those so far."""
+        """Return the event with a key among those so far, or None."""
         event = self._by_key.get(key)
         return None if event is None else _of(kind, event)
 
     def rounds(self, last: int | None = None) -> list[Round]:
-        """Return the rounds so far, or the last few of them."""
+        """Return the last rounds so far, None for all."""
         rounds = self._fold.rounds()
         return rounds if last is None else rounds[-last:]
 
     def round(self, number: int, /) -> Round | None:
-        """Return one of the rounds so far, or None."""
+        """Return a round, or None if it has no events so far."""
         return next((r for r in reversed(self._fold.rounds()) if r.number == number), None)
 
     def find(self, key: str, kind: type[E]) -> E | None:
-        """Return the recorded event with this key, written again or not."""
+        """Return the recorded event with a key, whether or not the replay has reached it."""
         place = self._place.get(key)
         return None if place is None else _of(kind, self.recorded[place])
 
     def outcome(self, key: str, kind: type[E]) -> E:
-        """Return what came from outside under this key, before it is written again.
+        """Return the recorded event with a key, to take its outcome before it is written again.
 
-        Raises EndOfRecord when the journal ends here, Divergence when it goes on otherwise.
+        Raises EndOfRecord if the journal ends here, Divergence if it continues with another event.
         """
         if event := self.find(key, kind):
             return event
@@ -145,30 +149,30 @@ class RecordedJournal:
         self._diverge(key.partition("/")[0], key)
 
     def upcoming(self, kind: type[E]) -> E | None:
-        """Return the next event of a kind that has not been written again, or None."""
+        """Return the next event of a kind that has not been replayed, or None."""
         return next((event for event in self._left() if isinstance(event, kind)), None)
 
     def _left(self) -> Iterator[Event]:
-        """Yield the events that have not been written again."""
+        """Yield the events that have not been replayed."""
         for place in range(self._next, len(self.recorded)):
             if not self._written[place]:
                 yield self.recorded[place]
 
     def skip_to(self, key: str) -> None:
-        """Show all up to the event with this key as if it had been written again."""
+        """Advance the replay past the event with a key without comparing events."""
         while self._next <= self._place[key]:
             if not self._written[self._next]:
                 self._show(self._next)
             self._next += 1
 
     def refuse(self, replayed: str) -> NoReturn:
-        """Raise that something else comes next than the journal says."""
+        """Raise Divergence: the replay does something else than the next event of the journal."""
         expected = self.recorded[self._next]
         name = expected.key or expected.kind
         raise Divergence(self._lines[self._next], expected, "kind", name, replayed)
 
     def _diverge(self, kind: str, key: str | None, event: Event | None = None) -> NoReturn:
-        """Raise what is due when the program does what the journal does not hold."""
+        """Raise EndOfRecord or Divergence for an event that is not in the journal."""
         if self.finished:
             raise EndOfRecord
         expected = self.recorded[self._next]
@@ -179,7 +183,7 @@ class RecordedJournal:
         self.refuse(key or kind)
 
     def _go_on(self) -> None:
-        """Show what came from outside since the last event, and what a crash made twice."""
+        """Advance past events from outside the graph and events that a crash repeated."""
         while self._next < len(self.recorded):
             event = self.recorded[self._next]
             if not self._written[self._next]:
@@ -190,17 +194,17 @@ class RecordedJournal:
             self._next += 1
 
     def _is_left_over(self, place: int) -> bool:
-        """Tell whether an event of no round was written in rounds that were taken back later.
+        """Return whether an event of no round was written during rounds that were undone later.
 
-        The rounds that are made instead write it again, or do not need it; what a person entered
-        behind it counts before that.
+        The rounds that replace them write it again or do not need it. It is skipped so that later
+        events of a person are taken into account.
         """
         return place < self._n_before_undone and self.recorded[place].round_number is None
 
     def _is_repeated(self, event: Event) -> bool:
-        """Tell whether an event without a key was written again after a resumption.
+        """Return whether an event without a key was repeated after a resumption.
 
-        One that a stop has cut off from its round's opening is taken as it is, too.
+        So is a `told` event whose round was interrupted before its opening.
         """
         if event.key is not None:
             return False
@@ -225,9 +229,9 @@ def _of(kind: type[E], event: Event) -> E:
 
 
 def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str, str] | None:
-    """Return the first place where two values of plain JSON differ, and both values there."""
+    """Return the first place where two plain JSON values differ and both values, or None."""
     if isinstance(recorded, dict) and isinstance(replayed, dict):
-        # A field that a record has got since is no difference; of an event itself it is.
+        # Fields that were added to nested records since are ignored, those of an event are not.
         added = [] if where else [name for name in replayed if name not in recorded]
         for name in [*recorded, *added]:
             inner = f"{where}.{name}" if where else str(name)
@@ -250,7 +254,7 @@ def difference(recorded: Any, replayed: Any, where: str = "") -> tuple[str, str,
 
 
 def _content(event: Event) -> dict[str, Any]:
-    """Return what an event says, but for what differs from run to run."""
+    """Return the content of an event without fields that differ between runs."""
     content: dict[str, Any] = json.loads(json.dumps(event.content()))
     content.pop("seconds", None)
     return content

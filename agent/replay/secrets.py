@@ -1,4 +1,4 @@
-"""Secrets and places of this machine in texts that leave it: replaced, or found."""
+"""Removal and detection of secrets and paths of this machine in texts that leave it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 _HIDDEN = "***"
-# Two or more names behind a slash that begins a word, or a drive of Windows.
+# Absolute paths of at least two components, or with a drive letter of Windows.
 _PATHS = re.compile(r"(?<![\w.:/\\+=-])(?:/[\w.@+-]+){1,}/([\w.@+-]+)|\b[A-Za-z]:\\[^\s\"']+")
-# What issuers of keys begin them with, by name.
+# Patterns of keys and credentials, by description.
 _KEYS = {
     "a key of OpenAI or Anthropic": r"\bsk-[\w*.-]{4,}",
     "a token of Hugging Face": r"\bhf_\w{8,}",
@@ -37,12 +37,12 @@ _KEYS = {
 }
 _KEY = re.compile("|".join(f"(?:{pattern})" for pattern in _KEYS.values()))
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-# In the base64 of a picture anything may look like a path.
+# Base64 data of pictures may contain sequences that look like paths or keys.
 _PICTURES = re.compile(r"(data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*)")
 
 
 def scrub(text: str) -> str:
-    """Return text without absolute paths, keys, and the secrets of this environment."""
+    """Return text without absolute paths, keys, and secrets of environment variables."""
     for _, value in _of_environment():
         text = text.replace(value, _HIDDEN)
     pieces = _PICTURES.split(text)
@@ -50,7 +50,7 @@ def scrub(text: str) -> str:
 
 
 def find_secret(data: bytes) -> str | None:
-    """Return what kind of secret a file holds, None for none that is known."""
+    """Return a description of the first known secret in a file, or None."""
     for name, value in _of_environment():
         if value.encode() in data:
             return f"the value of the environment variable {name}"

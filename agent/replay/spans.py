@@ -1,7 +1,7 @@
-"""A session's journal as OpenTelemetry spans in the names of OpenInference.
+"""OpenTelemetry spans of a session's journal, with the attributes of OpenInference.
 
-session (AGENT) -> round (CHAIN) -> model call (LLM), tool call (TOOL). The ids follow from the
-session and the keys of its events: spans that are written or sent again are the same ones.
+session (AGENT) -> round (CHAIN) -> model call (LLM), tool call (TOOL). The ids are derived from the
+session and the keys of its events, so repeated exports have the same ids.
 https://github.com/Arize-ai/openinference/tree/main/spec
 """
 
@@ -34,7 +34,7 @@ from memory.journal import find_head, name_of
 Attributes = dict[str, str | int | float | bool]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Kinds of what happens within a round or a session and takes no time of its own.
+# Kinds of events without a duration, which become moments of the span of a round or session.
 _MOMENTS = (
     "wish", "forget", "addition", "told", "plan_edit", "steered", "answer", "approval",
     "resumed", "fault", "paused", "ended", "fallback", "verdict", "round_done",
@@ -44,7 +44,7 @@ _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened within a span; time_ns: since 1970, UTC."""
+    """An event of a span, without a duration; time_ns: since 1970, UTC."""
 
     name: str
     time_ns: int
@@ -53,7 +53,7 @@ class Moment:
 
 @dataclass
 class Span:
-    """One span; ids in hex (32 and 16 digits), times in ns since 1970, error "" for none."""
+    """A span; ids in hex (32 and 16 digits), times in ns since 1970, error "" for none."""
 
     trace_id: str
     id: str
@@ -66,12 +66,12 @@ class Span:
     error: str = ""
 
     def cover(self, start_ns: int, end_ns: int) -> None:
-        """Extend the span to what happens inside."""
+        """Extend the span to include an interval."""
         self.start_ns, self.end_ns = min(self.start_ns, start_ns), max(self.end_ns, end_ns)
 
 
 def spans(events: Sequence[Event]) -> list[Span]:
-    """Return the spans of a journal's events, the session first; none without its head."""
+    """Return the spans of a journal's events, the session first; [] without a `HeadEvent`."""
     if (head := find_head(events)) is None:
         return []
     name = name_of(head, events)
@@ -134,7 +134,7 @@ def _session(head: HeadEvent) -> Attributes:
 
 
 def _outcome(event: Event) -> Attributes:
-    """Return what an event says of what its round, or the session, aims at or has reached."""
+    """Return the input or output of a round or session that an event defines, {} for none."""
     if isinstance(event, PlanEvent):
         return _text("input", event.plan.why)
     if isinstance(event, ReportEvent):
@@ -247,7 +247,7 @@ def _dump(value: Any) -> str:
 
 
 def _ns(event: Event) -> int:
-    # By whole microseconds: a float of seconds since 1970 is exact to a few hundred ns only.
+    # In whole microseconds: a float of seconds since 1970 is accurate to a few hundred ns only.
     return (datetime.fromisoformat(event.time) - _EPOCH) // timedelta(microseconds=1) * 1000
 
 

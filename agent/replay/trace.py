@@ -1,4 +1,4 @@
-"""Tables and a page of recorded sessions."""
+"""Tables of recorded sessions, and a page that summarises them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FORMATS = ("csv", "parquet", "duckdb")
 
 
 def read_session(home: Path, name: str) -> list[Event]:
-    """Return the events of a session that count; raises SettingsError when there is none."""
+    """Return the events of a session without undone ones; raises SettingsError if unknown."""
     stored_settings(home, name)
     return read_events(folder_of(home, name) / "journal.jsonl")
 
 
 def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
-    """Return the tables of several sessions, one under the other; without rounds taken back.
+    """Return the concatenated tables of several sessions, without undone rounds.
 
-    What a fork shares with a session that is there as well is counted once.
+    Rounds that a fork shares with another of these sessions are included once.
     """
     collected: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     for name in names:
@@ -46,9 +46,9 @@ def collect(home: Path, names: Sequence[str]) -> dict[str, list[Row]]:
 
 
 def decider_rows(tables_: dict[str, list[Row]]) -> list[list[str]]:
-    """Return a row for each round of sessions that a language model decides: who took which step.
+    """Return a row for each round of sessions with a language model, with the author of each step.
 
-    Columns: session, round, images used, what the plan made of the draft, deciders.
+    Columns: session, round, images used, use of the draft, tool calls by author.
     """
     rows = []
     for one in tables_["rounds"]:
@@ -72,10 +72,10 @@ def decider_rows(tables_: dict[str, list[Row]]) -> list[list[str]]:
 
 
 def write_tables(tables_: dict[str, list[Row]], kind: str, folder: Path) -> list[Path]:
-    """Write the tables as files of one kind and return their paths.
+    """Write the tables as files of a format and return their paths.
 
-    Raises SettingsError for an unknown kind, when the package duckdb is missing, or where a file of
-    the user's has the name of one of them.
+    Raises SettingsError for an unknown format, if the package duckdb is missing, or if a file of
+    the user would be overwritten.
     """
     if kind not in FORMATS:
         raise SettingsError(unknown("format", kind, (*FORMATS, "otlp")))
@@ -90,7 +90,7 @@ def write_tables(tables_: dict[str, list[Row]], kind: str, folder: Path) -> list
 
 
 def write_page(home: Path, names: Sequence[str], path: Path) -> None:
-    """Write the page of several sessions."""
+    """Write the page with the evidence of several sessions."""
     collected = collect(home, names)
     command = shlex.join(["shaping", "trace", *names, "--report", path.name])
     page = build_evidence_html(evidence(collected), collected["rounds"], command)

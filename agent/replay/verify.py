@@ -1,4 +1,4 @@
-"""Runs a recorded session again, without its tools and models, and compares every message."""
+"""Verification of a record: the session runs again without tools and models, event by event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from memory.journal import head_of, read_events
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it was recorded; place: e.g. "journal.jsonl, line 7"."""
+    """A difference to the record; place: e.g. "journal.jsonl, line 7"."""
 
     place: str
     what: str
@@ -42,16 +42,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a replay found; `findings` is empty when all is identical.
+    """The result of a replay.
 
-    reworded: templates and tools that are worded otherwise by now; the session was run again with
-    the texts that its journal holds.
-
-    pictures: what a model that sees was shown.
-
-    n_messages: to and from the brain; n_calls: of tools, none of which was executed; ended:
-    whether the record ends with a round's end; torn: whether its last line is unfinished, which was
-    left out.
+    Attributes:
+        session: Name of the session.
+        n_rounds: Number of finished rounds.
+        n_messages: Number of messages to and from the brain.
+        n_calls: Number of tool calls, none of which was executed.
+        n_events: Number of replayed events.
+        ended: Whether the record ends with the end of a round.
+        torn: Whether the record has an unfinished last line, which was ignored.
+        findings: Differences to the record; () if the replay is identical.
+        reworded: Templates and tools whose wording has changed since; the replay used the recorded
+            texts.
+        pictures: Pictures that a vision model was shown.
     """
 
     session: str
@@ -67,9 +71,10 @@ class Verification:
 
 
 def verify(path: Path, progress: Callable[[int], None] = lambda round_number: None) -> Verification:
-    """Replay the journal at `path`: find changed lines, the first divergence, and reworded texts.
+    """Replay the journal at `path` and report changed lines, the first divergence and rewording.
 
-    Raises SessionError when the journal cannot be read or holds too little.
+    progress: called with the number of each finished round. Raises SessionError if the journal
+    cannot be read or its version cannot be replayed.
     """
     everything = read_events(path, undone=True)
     head = head_of(everything)
@@ -115,18 +120,18 @@ def verify(path: Path, progress: Callable[[int], None] = lambda round_number: No
 
 
 def _pictures(folder: Path, events: Sequence[Event]) -> Iterator[Finding]:
-    """Yield the pictures that a model was shown, `recorded` where the file is another one."""
+    """Yield the pictures that a model was shown, with `recorded` set if the file has changed."""
     for number, name, subject in shown_in(events):
-        what, found = f"round {number}, {subject}", name
+        description, actual = f"round {number}, {subject}", name
         if path := stored_picture(folder, name):
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            actual = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            what += " (not stored any more)"
-        if found == name:
-            yield Finding(f"picture {name[:12]}", what)
+            description += " (not stored any more)"
+        if actual == name:
+            yield Finding(f"picture {name[:12]}", description)
         else:
-            what += ": the file is not the one that was shown"
-            yield Finding(f"picture {name[:12]}", what, name, found)
+            description += ": the file is not the one that was shown"
+            yield Finding(f"picture {name[:12]}", description, name, actual)
 
 
 def _run(
@@ -139,11 +144,11 @@ def _run(
     number = 1
     while not journal.finished:
         try:
-            # What is compared here was traced when it happened, if the user wanted that.
+            # The original run was traced already, if tracing was enabled.
             with tracing_context(enabled=False):
                 graph.invoke(new_round(number))
         except ShapingError as error:
-            # The session itself ended by it: its journal must hold nothing more.
+            # The original session ended with this error, so its journal must end here.
             if not journal.finished:
                 journal.refuse(str(error))
             raise EndOfRecord from error
@@ -152,7 +157,7 @@ def _run(
 
 
 def _reworded(head: HeadEvent, tools: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
-    """Yield what is worded otherwise by now: templates, and tools by their names."""
+    """Yield the templates and tools whose wording has changed since."""
     current = prompt_files()
     texts = {
         f"prompts/{name}.md": (text, current.get(name, "")) for name, text in head.templates.items()

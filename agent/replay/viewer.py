@@ -1,7 +1,7 @@
-"""Steps through a recorded session at a terminal, one decision at a time.
+"""Viewer that steps through a recorded session in a terminal, one decision at a time.
 
-A journal is indexed by where its lines begin and read again where it is looked at, so that a
-session of a thousand rounds opens at once and takes little memory.
+Only the positions of steps are kept in memory; events are read when a step is shown, so that
+sessions of a thousand rounds take little memory.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from memory.journal import rounds, scan
 from memory.records import Plan, Verdict
 from prompts.printable import printable
 
-# Lines of a message that are shown unless all are asked for.
+# Lines of a message that are shown unless the whole message is requested.
 SHOWN_LINES = 14
 HELP = (
     "n or Enter: next   p: previous   j ROUND: jump   /TEXT: search   s: pictures   "
@@ -67,7 +67,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class RecordedStep:
-    """One decision: the bytes start..end of the journal, whose first line is what led to it."""
+    """A step of the viewer, with one decision: the bytes start..end of the journal."""
 
     round: int
     start: int
@@ -76,7 +76,7 @@ class RecordedStep:
 
 @dataclass(frozen=True)
 class Recording:
-    """An indexed journal and the folder that it lies in."""
+    """An indexed journal and its folder."""
 
     folder: Path
     steps: Sequence[RecordedStep]
@@ -86,12 +86,12 @@ class Recording:
         return [parse_event(line) for line in self._bytes(step).splitlines()]
 
     def search(self, text: str, after: int) -> int | None:
-        """Return the first step behind `after`, going round, that holds a text in any case."""
+        """Return the first step after `after`, cyclically, that contains a text in any case."""
         n = len(self.steps)
         places = ((after + offset) % n for offset in range(1, n + 1))
-        wanted = text.lower()
+        lowered = text.lower()
         return next(
-            (i for i in places if wanted in self._bytes(self.steps[i]).decode().lower()), None
+            (i for i in places if lowered in self._bytes(self.steps[i]).decode().lower()), None
         )
 
     def at_round(self, round_number: int) -> int | None:
@@ -107,10 +107,10 @@ class Recording:
 def open_recording(folder: Path) -> Recording:
     """Index the journal of a session folder; an unfinished last line is left out.
 
-    A step begins with a round, and with a model call after another one.
+    A step begins with each round, and with each further model call.
 
     Raises:
-        SessionError: There is no journal, or this version cannot read a line of it.
+        SessionError: The journal does not exist, or this version cannot read a line of it.
     """
     starts, end = [(0, 0)], 0
     last_round, has_call = 0, False
@@ -130,7 +130,7 @@ def open_recording(folder: Path) -> Recording:
 
 
 def walk(recording: Recording, console: Console, read: Callable[[], str]) -> None:
-    """Show a recording step by step, as `read` says what comes next."""
+    """Show a recording step by step; read: returns the next command, see HELP."""
     place, whole = 0, False
     show_step(recording, place, console, whole)
     console.print(Text(HELP, style="dim"))
@@ -153,7 +153,7 @@ def walk(recording: Recording, console: Console, read: Callable[[], str]) -> Non
             problem = f"There is no round {wanted!r}."
         elif command.startswith("/") and len(command) > 1:
             goal = recording.search(command[1:], place)
-            problem = f"{command[1:]!r} is nowhere."
+            problem = f"{command[1:]!r} was not found."
         else:
             goal, problem = None, HELP
         if goal is None or not 0 <= goal <= last:
@@ -164,13 +164,13 @@ def walk(recording: Recording, console: Console, read: Callable[[], str]) -> Non
 
 
 def print_all(recording: Recording, console: Console) -> None:
-    """Print every step."""
+    """Print all steps."""
     for place in range(len(recording.steps)):
         show_step(recording, place, console, whole=False)
 
 
 def show_step(recording: Recording, place: int, console: Console, whole: bool) -> None:
-    """Print one step."""
+    """Print a step; whole: whether long messages are shown in full."""
     step = recording.steps[place]
     events = recording.events(step)
     title = [f"step {place + 1} of {len(recording.steps)}"]
@@ -187,10 +187,10 @@ def show_step(recording: Recording, place: int, console: Console, whole: bool) -
 
 
 def _show(event: Event, whole: bool) -> Iterator[RenderableType]:
-    """Yield what a person sees of an event."""
+    """Yield the renderables of an event."""
     match event:
         case OpeningEvent() | ToolsEvent() | CreditsEvent() | LessonEvent() | GeneratorEvent():
-            return  # seen in another event already
+            return  # shown with another event
         case HeadEvent():
             yield _head(event)
         case ModelCallEvent():
@@ -299,7 +299,7 @@ def _dump(value: object) -> str:
 
 
 def show_pictures(recording: Recording, place: int, console: Console) -> None:
-    """Print the pictures of a step's round as coloured blocks: prompts' images, then failures."""
+    """Print the pictures of a step's round as coloured blocks: images by prompt, then failures."""
     round_number = recording.steps[place].round
     shown = [*pictures(recording, round_number)]
     draw(console, shown, "blocks")
@@ -308,7 +308,7 @@ def show_pictures(recording: Recording, place: int, console: Console) -> None:
 
 
 def pictures(recording: Recording, round_number: int) -> Iterator[Picture]:
-    """Yield pictures: a strip of every prompt's images, and the failures."""
+    """Yield the pictures of a round: a strip of images for every prompt, and the failures."""
     from agent.autonomous.thumbnails import prompt_thumbnails
 
     folder = recording.folder

@@ -1,7 +1,7 @@
 """Checkpoint storage of the round graph: a file of the session, or a Postgres database.
 
 In a database each round of each session is a separate thread, named by the session and a digest of
-the first event of its journal, so that sessions of one name on two hosts do not collide.
+the first event of its journal, so that sessions of the same name on two hosts do not collide.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SETUP_PAUSE_S = 0.1
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one session's rounds."""
+    """The checkpoints of a session's rounds; prefix: of the names of threads in a database."""
 
     saver: BaseCheckpointSaver[Any]
     prefix: str = ""
@@ -43,7 +43,7 @@ class Checkpoints:
         return {"configurable": {"thread_id": f"{self.prefix}round-{number}"}}
 
     def has(self, number: int) -> bool:
-        """Return whether a round has begun and still has checkpoints."""
+        """Return whether a round has checkpoints, i.e. has begun and not ended."""
         return self.saver.get_tuple(self.thread(number)) is not None
 
     def delete(self, number: int) -> None:
@@ -71,7 +71,7 @@ def checkpoints(session: Session) -> Iterator[Checkpoints]:
 
 
 class _AtomicSaver(SqliteSaver):
-    """Rolls failed writes back; SqliteSaver commits the part that fitted on the disk."""
+    """A SqliteSaver that rolls back failed writes instead of committing a part of them."""
 
     @contextmanager
     def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:

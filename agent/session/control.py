@@ -1,4 +1,4 @@
-"""Monitoring and control of a running session from outside, by two files in its folder.
+"""Monitoring and control of a running session from outside, by files in its folder.
 
 heartbeat.json  process and progress of the session; written by the running process
 heartbeat.touched  empty; touched in its place while the disk is full
@@ -33,7 +33,7 @@ Action = Literal["pause", "stop", "stop_now", "continue"]
 safe point; continue: cancel the request."""
 
 HEARTBEAT, CONTROL = "heartbeat.json", "control.json"
-# Empty: its time of change is a sign of life that takes no space on a full disk.
+# Empty: its modification time replaces the heartbeat while the disk is full.
 TOUCHED = "heartbeat.touched"
 # Interval between reads of the files; other checks read the clock only.
 CHECK_EVERY_S = 0.5
@@ -42,7 +42,7 @@ _GB = 1e9
 
 
 class Holder(Record):
-    """A process on a machine; `boot` and `started` tell later ones of its number apart."""
+    """A process on a machine; `boot` and `started` distinguish it from later ones with its pid."""
 
     pid: int
     host: str
@@ -157,7 +157,7 @@ def take_over_from_other_host(folder: Path) -> None:
 
 
 def note(folder: Path, why: str) -> None:
-    """Add to the last heartbeat of a process why it is going to be killed."""
+    """Add the reason for which a process is going to be killed to its last heartbeat."""
     if last := read_heartbeat(folder):
         _write(folder, last.model_copy(update={"why": why}))
 
@@ -275,7 +275,7 @@ class Control:
         self._end_if_asked(between_stages=True)
 
     def close(self, why: str = "") -> None:
-        """Write that the run has ended; why: the error that ended it."""
+        """Write the final heartbeat; why: the error that ended the run, "" for none."""
         self._count()
         self._beat("ended", why)
         with contextlib.suppress(OSError):
@@ -296,7 +296,7 @@ class Control:
 
     def _reason_to_pause(self) -> str:
         if requested(self._folder) == "pause":
-            return "on request; go on with: shaping continue " + self._folder.name
+            return "on request; continue with: shaping continue " + self._folder.name
         free, reserve = shutil.disk_usage(self._folder).free / _GB, self._limits.disk_reserve_gb
         if free < reserve:
             return (
@@ -340,7 +340,7 @@ def _write(folder: Path, beat: Heartbeat) -> None:
 
 
 def _touched_s(folder: Path) -> float:
-    """Return the seconds since a sign of life in place of a heartbeat; infinite for none."""
+    """Return the seconds since TOUCHED was touched in place of a heartbeat; infinity for never."""
     try:
         touched = (folder / TOUCHED).stat().st_mtime
         if touched <= (folder / HEARTBEAT).stat().st_mtime:

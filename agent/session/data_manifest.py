@@ -1,4 +1,4 @@
-"""Detects changes of a user's images since their session began."""
+"""Detection of changes in a user's images since the start of a session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHANGED = "photographs changed"
 
 
 def begin(session: Session, target: Target) -> None:
-    """Record which images a session begins with, if they are a user's."""
+    """Record the images at the start of a session if they are a user's data set."""
     if session.settings.target.path is not None:
         manifest.write(session.folder, target)
 
@@ -31,13 +31,13 @@ def share(source: Path, folder: Path) -> None:
 
 
 def check_folder(folder: Path, path: object, target: Target, task: str) -> None:
-    """Record the images of a user's dataset in `folder`, or compare them with the record.
+    """Record the images of a user's data set in `folder`, or compare them with the record.
 
     Args:
-        folder: Where the record is kept.
-        path: The user's dataset, None for a built-in target.
-        target: The target over it.
-        task: What uses the record, for messages.
+        folder: Folder of the record.
+        path: Path of the data set, None for a built-in target.
+        target: The target that reads it.
+        task: Name of the work that uses the record, for messages.
 
     Raises:
         DataError: The images have changed.
@@ -62,12 +62,12 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
     Args:
         session: The session.
         target: Its target.
-        fault: Called with a short name and a message when the session can continue.
+        fault: Called with a short name and a message if images changed but the session can go on.
 
     Raises:
         DataError: Images are in other splits, or the target has other classes or attributes:
-            later figures would not be comparable, and sealed images could guide plans.
-        WeightsError: An MTDM was trained on images that are measured.
+            later figures would not be comparable, and sealed images could influence plans.
+        WeightsError: The MTDM was trained on images that are used for measurements.
     """
     if session.settings.target.path is None:
         return
@@ -95,7 +95,7 @@ def check(session: Session, target: Target, fault: Callable[[str, str], None]) -
 
 
 def _other_words(session: Session, target: Target) -> str:
-    """Return which names of the data differ from those of the session's start, "" for none."""
+    """Return a sentence about changed classes or attributes since the start, "" for none."""
     head = session.journal.get("session", HeadEvent)
     if head is None:
         return ""

@@ -55,13 +55,13 @@ heartbeats; damaged: settings or journal cannot be read."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEM = 40
-# What may be in a folder before session.yaml is.
+# Names of files that may exist in a folder before session.yaml.
 _BEGUN = ("lock", r"lock\.json")
 
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """One session in the list of `shaping sessions`."""
+    """An entry in the list of `shaping sessions`."""
 
     name: str
     data: str
@@ -71,12 +71,12 @@ class SessionInfo:
     updated: str
     state: SessionState
     problem: str = ""
-    """Why it cannot be read, "" if it can."""
+    """Reason why the session cannot be read, "" if it can."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """An open session: its name, folder, settings, journal, and how it is steered from outside."""
+    """An open session: name, folder, settings, journal, and control from outside."""
 
     name: str
     folder: Path
@@ -85,15 +85,15 @@ class Session:
     control: Control
 
     def rounds(self, last: int | None = None) -> list[Round]:
-        """Return all rounds so far, or the last few of them, folded from the journal."""
+        """Return the last rounds, None for all, folded from the journal."""
         return self.journal.rounds(last)
 
     def round(self, number: int) -> Round | None:
-        """Return one round, or None if it has no events."""
+        """Return a round, or None if it has no events."""
         return self.journal.round(number)
 
     def n_done(self) -> int:
-        """Return how many rounds have ended."""
+        """Return the number of finished rounds."""
         return self.journal.count(RoundDoneEvent)
 
 
@@ -110,9 +110,12 @@ def folder_of(home: Path, name: str) -> Path:
 def memory_of(
     home: Path, tell: Callable[[str], None] = lambda text: None, url: str | None = None
 ) -> MemoryIndex:
-    """Return the memory of all sessions under a home folder; `tell` reports its damages.
+    """Return the memory of all sessions under a home folder.
 
-    url: of a Chroma server that several homes share.
+    Args:
+        home: Home folder.
+        tell: Called with messages about damage and rebuilds.
+        url: Address of a Chroma server that several homes share; None: the index in `home`.
     """
     if url is not None:
         from memory.server import ServedMemory
@@ -129,31 +132,31 @@ def journals(home: Path) -> list[Path]:
 
 
 def next_name(home: Path, stem: str) -> str:
-    """Return STEM-N, as far as a name may have its characters, with the first free number."""
+    """Return STEM-N with the first free number N and characters allowed in names."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:_STEM] or "session"
     with storing(home):
         return first_free(lambda n: home / "sessions" / f"{stem}-{n}").name
 
 
 def unfinished(settings: Settings) -> str | None:
-    """Return the name of the latest session that has these settings and did not come to its end.
+    """Return the name of the latest unfinished session with these settings, or None.
 
-    Sessions that a process holds do not count.
+    Sessions that a process holds are ignored.
     """
     ignored = ("home: ", "session.name: ")
-    alike = []
+    same = []
     for path in _settings_files(settings.home):
-        # Before the journal is read, which may be long: few sessions have the same settings.
+        # Settings are compared first, since reading journals takes longer.
         with contextlib.suppress(ShapingError):
             changes = differences(_read_settings(path), settings)
             if all(change.startswith(ignored) for change in changes):
-                alike.append(path)
-    found = [info for info in _infos(alike) if info.state in ("dead", "failed", "stopped", "open")]
-    return found[0].name if found else None
+                same.append(path)
+    idle = [info for info in _infos(same) if info.state in ("dead", "failed", "stopped", "open")]
+    return idle[0].name if idle else None
 
 
 def latest(home: Path) -> str:
-    """Return the name of the session that was last active; raises SettingsError for none."""
+    """Return the name of the most recently active session; raises SettingsError for none."""
     sessions = [info for info in list_sessions(home) if not info.problem]
     if not sessions:
         raise SettingsError(
@@ -173,7 +176,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
         UntrustedSession: Its folder names commands or code that were not given on this machine.
         StorageError: Its folder cannot be written.
     """
-    # Each time the memory is opened, Chroma loads all of its index in threads of its own.
+    # Whenever the memory is opened, Chroma loads the whole index in its own threads.
     share_arenas()
     folder = folder_of(settings.home, name)
     with storing(folder):
@@ -199,7 +202,7 @@ def open_session(settings: Settings, name: str) -> Iterator[Session]:
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    # Of all threads: a page closes sessions in another thread than it opens them in.
+    # Not per thread: the web page closes sessions in another thread than it opens them in.
     lock = FileLock(folder / "lock", thread_local=False)
     try:
         lock.acquire(blocking=False)
@@ -232,7 +235,7 @@ def _check_settings(path: Path, settings: Settings, name: str) -> None:
     is_stored = False
     if path.exists():
         stored = _read_settings(path)
-        # Computed from the settings as read now: a setting added since has its default in both.
+        # Computed from the settings as read now: settings added since are equal in both.
         if fingerprint(stored) != fingerprint(settings):
             bound = differences(stored, settings, bound=True)
             raise SettingsError(
@@ -269,7 +272,7 @@ def _read_settings(path: Path) -> Settings:
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """Return plain values whose paths in the home folder `old` are those in `new`."""
+    """Return plain values with paths in the home folder `old` replaced by those in `new`."""
     if isinstance(value, dict):
         return {key: _moved(part, old, new) for key, part in value.items()}
     if isinstance(value, str) and f"{value}/".startswith(f"{old}/"):
@@ -283,9 +286,9 @@ def has_session(home: Path, name: str) -> bool:
 
 
 def stored_settings(home: Path, name: str) -> Settings:
-    """Return the settings of a session under a home, which they name as it is named here.
+    """Return the settings of a session, with `home` set to the given folder.
 
-    Raises SettingsError with the known names.
+    Raises SettingsError with the known names for an unknown one.
     """
     path = folder_of(home, name) / "session.yaml"
     if not has_session(home, name):
@@ -316,7 +319,7 @@ def _settings_files(home: Path) -> Iterator[Path]:
 
 
 def _infos(paths: Iterable[Path]) -> list[SessionInfo]:
-    """Return the sessions of files of settings, the latest first, damaged ones last."""
+    """Return the sessions of session.yaml files, the latest first, damaged ones last."""
     infos = []
     for path in paths:
         try:

@@ -24,16 +24,16 @@ _FIXED = ("target", "generator", "audit", "feedback", "session.seed", "dstm")
 def fork(
     home: Path, name: str, at: int, new_name: str | None = None, changes: Sequence[str] = ()
 ) -> str:
-    """Create a session whose rounds before `at` are those of `name`, and return its name.
+    """Create a session that shares the rounds before `at` with another one; return its name.
 
     The files of the shared rounds are hard links inside `home`, so they take no space.
 
     Args:
         home: Home folder.
-        name: The source.
-        at: First round of the fork's own.
+        name: Name of the source.
+        at: First round that the fork does not share.
         new_name: Name of the fork; None for `NAME-atN`.
-        changes: "key=value", as for `shaping run --set`.
+        changes: Settings to change as "key=value", as for `shaping run --set`.
 
     Raises:
         SettingsError: The round has not been reached, or a change contradicts the shared rounds.
@@ -70,7 +70,7 @@ def fork(
                 sync_folder(place)
         write_bytes(new_folder / "journal.jsonl", b"".join(lines))
         data_manifest.share(folder, new_folder)
-        trust.trust(settings)  # checked above, or given just now
+        trust.trust(settings)  # checked above, or given in `changes`
         store_settings(new_folder, settings)
         with open_session(settings, new_name) as session:
             session.journal.append(ForkedEvent(session=new_name, source=name, at=at))
@@ -81,7 +81,7 @@ def fork(
 
 
 def _link(source: str, copy: str, home: Path) -> None:
-    """Link a file of `home`; copy one that lies elsewhere, behind a symbolic link."""
+    """Create a hard link to a file in `home`; copy a file outside, behind a symbolic link."""
     file = Path(source).resolve()
     if file.is_relative_to(home):
         os.link(file, copy)

@@ -12,18 +12,18 @@ from memory.journal import Journal
 from memory.records import Round
 
 HOUR_S = 3600
-# The rule by which a brain ends a session.
+# Name of the rule that a brain ended the session.
 FINISH = "finish"
 
 
 class Ending(NamedTuple):
-    """The rule that ended a session, e.g. "rounds" or "max_hours", and its figures in words."""
+    """The rule that ended a session, e.g. "rounds" or "max_hours", and a message with figures."""
 
     rule: str
     message: str
 
     def event(self, n_done: int) -> EndedEvent:
-        """Return the event of the journal; n_done: rounds that have ended."""
+        """Return the event for the journal; n_done: number of finished rounds."""
         return EndedEvent(rule=self.rule, message=self.message, round=n_done)
 
 
@@ -55,12 +55,12 @@ def done_of(current: Round) -> Done:
 
 
 def best_round(past: Sequence[Round]) -> Best | None:
-    """Return the best round by the feedback figures, or None before the first report."""
+    """Return the best round by the main figure on feedback, or None before the first report."""
     return best_of([done_of(current) for current in past])
 
 
 def best_of(done: Sequence[Done]) -> Best | None:
-    """Return the best of the rounds that have a score, or None."""
+    """Return the best of the rounds with a score, or None."""
     scores = [Best(one.round, one.score) for one in done if one.score is not None]
     return max(scores, key=lambda best: (best.score, -best.round)) if scores else None
 
@@ -74,14 +74,15 @@ def ending(
 ) -> Ending | None:
     """Return the first rule that forbids another round, or None.
 
-    A round that would exceed the time limit, by the duration of the last one, is not started.
+    A round that is expected to exceed the time limit, given the duration of the last one, is not
+    started.
 
     Args:
-        settings: Of the session.
-        done: The finished rounds, round 0 among them, which no limit counts.
+        settings: Settings of the session.
+        done: The finished rounds, including round 0, which does not count as a round.
         worked_s: Time worked so far in seconds.
-        gpu_s: The part of it on a GPU.
-        n_next: Images of the next round; None: as the settings say.
+        gpu_s: The part of `worked_s` on a GPU.
+        n_next: Images of the next round; None: as in settings.
     """
     limits, session = settings.limits, settings.session
     best, n_next = best_of(done), n_next or session.images_per_round
@@ -125,7 +126,10 @@ def ending(
 
 
 def chosen_ending(journal: Journal) -> Ending | None:
-    """Return the ending that the brain chose in the last round, once: a resumed session goes on."""
+    """Return the ending that the brain chose in the last round; None once it is journaled.
+
+    So a session that is resumed after it continues.
+    """
     done = journal.events(RoundDoneEvent)[-1:]
     if not done or not done[0].ends:
         return None

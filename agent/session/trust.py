@@ -1,8 +1,8 @@
-"""Which commands and code paths of sessions were given on this machine.
+"""Trust in the commands and code paths that settings of sessions name.
 
-A session folder may come from somebody else, and its settings name a command, code and a cluster.
-What was given here is recorded outside of all homes and sessions, by digest, in
-$XDG_STATE_HOME/feedback-shaping/trusted.json, so that a folder that is copied brings no trust.
+A session folder may come from another person, and its settings can name a command, code and a
+cluster. The ones that were given on this machine are recorded by digest outside of all homes and
+sessions, in $XDG_STATE_HOME/feedback-shaping/trusted.json, so that a copied folder is not trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memory.files import write_json
 from memory.records import digest
 from tools import plugins
 
-# Texts with a colon that name no code: a model, weights, a preset.
+# Settings whose texts may contain a colon but name no code.
 _NO_CODE = ("brain", "preset", "weights")
 
 
@@ -30,8 +30,8 @@ class Instruction(NamedTuple):
     """A setting that makes this machine execute something.
 
     Attributes:
-        kind: command: for a shell; code: imported; cluster: whose answers are unpickled.
-        key: Of the settings.
+        kind: command: run in a shell; code: imported; cluster: its answers are unpickled.
+        key: Dotted key of the setting.
         text: The command, dotted path, or address.
     """
 
@@ -41,41 +41,41 @@ class Instruction(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """Digest of what is executed, whichever setting names it."""
+        """Digest of kind and text; it does not depend on the key."""
         return digest([self.kind, self.text])
 
 
 def instructions(settings: Settings) -> list[Instruction]:
     """Return the commands, code paths and clusters that settings name."""
-    found = []
+    named = []
     if settings.session.on_finish:
-        found.append(Instruction("command", "session.on_finish", settings.session.on_finish))
+        named.append(Instruction("command", "session.on_finish", settings.session.on_finish))
     if settings.compute.address:
-        found.append(Instruction("cluster", "compute.place", settings.compute.place))
+        named.append(Instruction("cluster", "compute.place", settings.compute.place))
     values = settings.model_dump(mode="json", exclude={"session", "compute", "home"})
-    found += [Instruction("code", key, path) for key, path in _code_paths(values, "")]
-    return found
+    named += [Instruction("code", key, path) for key, path in _code_paths(values, "")]
+    return named
 
 
 def untrusted(settings: Settings, stored: Settings) -> list[Instruction]:
     """Return the instructions of a session folder that were not given on this machine.
 
     Args:
-        settings: What is going to run.
-        stored: Settings of the folder; an instruction that it does not hold was given just now.
+        settings: The settings to run.
+        stored: Settings of the folder; instructions that are not in them come from this command.
     """
-    given = instructions(settings)
-    if not given:
+    named = instructions(settings)
+    if not named:
         return []
     held = {instruction.mark for instruction in instructions(stored)} - _recorded()
-    return [instruction for instruction in given if instruction.mark in held]
+    return [instruction for instruction in named if instruction.mark in held]
 
 
 def check(settings: Settings, stored: Settings, name: str) -> None:
-    """Raise UntrustedSession if a session would run what was not given on this machine."""
+    """Raise UntrustedSession if a session would execute untrusted instructions."""
     if unknown := untrusted(settings, stored):
         raise UntrustedSession(
-            f"The session {name!r} runs what was not given on this machine:\n"
+            f"The session {name!r} executes what was not given on this machine:\n"
             f"{listed(unknown)}\n"
             "If you trust whoever made the session folder, add --trust once, e.g. shaping resume "
             f"{shlex.quote(name)} --trust. To see the session without running anything: shaping "
@@ -83,10 +83,10 @@ def check(settings: Settings, stored: Settings, name: str) -> None:
         )
 
 
-def listed(found: list[Instruction]) -> str:
+def listed(named: list[Instruction]) -> str:
     """Return one line for each instruction."""
-    # repr: control characters must not hide a part of a command at a terminal.
-    return "\n".join(f"  {i.kind} {i.text!r} ({i.key})" for i in found)
+    # repr: control characters must not hide a part of a command in a terminal.
+    return "\n".join(f"  {i.kind} {i.text!r} ({i.key})" for i in named)
 
 
 def trust(settings: Settings) -> None:
@@ -113,7 +113,7 @@ def trust(settings: Settings) -> None:
 
 
 def mark_code(stored: Settings) -> None:
-    """Refuse the code paths of a session folder in this process unless they were given here."""
+    """Forbid this process to import the code paths of a session folder unless they are trusted."""
     code = [i for i in instructions(stored) if i.kind == "code"]
     recorded = _recorded() if code else set()
     plugins.allow(i.text for i in code if i.mark in recorded)
@@ -121,7 +121,7 @@ def mark_code(stored: Settings) -> None:
 
 
 def _code_paths(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the key and path of each text that `plugins.load` could take as a dotted path."""
+    """Yield the key and path of each text that `plugins.load` could import."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _code_paths(inner, f"{key}.{name}" if key else str(name))
@@ -132,7 +132,7 @@ def _code_paths(value: Any, key: str) -> Iterator[tuple[str, str]]:
         is_planner = value.startswith("policy:")
         if key.rpartition(".")[2] in _NO_CODE and not is_planner:
             return
-        # Tasks are joined by "+"; a planner has options behind its name.
+        # Tasks are joined by "+"; options follow the name of a planner.
         for part in value.removeprefix("policy:").split("+"):
             path = ":".join(word for word in part.split(":") if "=" not in word)
             if plugins.is_dotted_path(path):

@@ -1,4 +1,4 @@
-"""Undo of a round: recorded in the journal, its files are moved aside, it can be planned again."""
+"""Undo of a round: it is journaled, files are moved aside, and the round can be planned again."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def undo(session: Session, memory: MemoryIndex) -> int:
 def clear_undone(session: Session, memory: MemoryIndex) -> None:
     """Move the files of undone rounds aside; completes an undo that a crash interrupted.
 
-    Their folders become rounds/NNN.undone-K. Otherwise the next plan of such a round would reuse
-    their shards.
+    Their folders are renamed to rounds/NNN.undone-K, so that the next plan of such a round does not
+    reuse their shards.
     """
     taken_back = session.journal.events(UndoneEvent)
     key = f"cleared/{len(taken_back)}"

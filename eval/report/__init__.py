@@ -1,1 +1,1 @@
-"""What is shown of records: blocks, the ways to draw them, and the report of a session."""
+"""Presentation of records: blocks, their renderers, and the report of a session."""

@@ -1,8 +1,8 @@
 """Records of a session as blocks: lines, tables, charts and pictures.
 
-A record is turned into blocks once, here. The terminal (`eval.report.terminal`), the pages
-(`blocks.html.j2`) and the context of a language model (`plain_text`) only draw them. Text in blocks
-is plain: brackets, tags and control characters from data or from a model are shown as they stand.
+Records are converted to blocks here only. The terminal (`eval.report.terminal`), the pages
+(`blocks.html.j2`) and the context of a language model (`plain_text`) render blocks. Text in blocks
+is plain: brackets, tags and control characters from data or from a model are never interpreted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from prompts.render import quote
 if TYPE_CHECKING:
     from memory.items import SearchHit
 
-# Slices of a report that are told in sentences.
+# Number of slices in `report_lines`.
 _N_SLICES = 5
-# Slices shown of those that became worse, and of those that became better.
+# Number of slices with the largest decrease, and with the largest increase, in `change_tables`.
 _N_MOVED = 4
-# Change of an attribute value's share of the images, 0..1, from which it is listed.
+# Least change of an attribute value's share of the images, 0..1, to be listed.
 _LEAST_MOVE = 0.05
-# Characters quoted of the name of a slice.
+# Largest number of characters of a quoted prompt.
 _MAX_SLICE = 80
 _MAX_FAILURES = 10
 
@@ -48,7 +48,7 @@ Style = Literal["", "bold", "dim", "good", "warning", "error", "key"]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text; the style "key" is that of names and settings."""
+    """A line of text; the style "key" marks names and settings."""
 
     text: str
     style: Style = ""
@@ -56,21 +56,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share, 0..1, drawn as a bar where there is room for one."""
+    """A share, 0..1, drawn as a bar where the output supports one."""
 
     value: float
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: a PNG file or the bytes of one."""
+    """A PNG picture, as the path of a file or as bytes."""
 
     content: Path | bytes
     caption: str
 
     @property
     def path(self) -> Path:
-        """The file; raises ValueError for a picture that has none."""
+        """The path of the file; raises ValueError for a picture in memory."""
         if isinstance(self.content, bytes):
             raise ValueError(f"the picture {self.caption!r} is no file")
         return self.content
@@ -81,21 +81,21 @@ class Picture:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-# Several parts of a cell stand below one another; None: not known.
+# Several parts of a cell are drawn one below the other; None: unknown.
 Part = str | Line | Rate | Estimate | Picture | None
 Cell = Part | Sequence[Part]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, without a header where it has no names of columns.
+    """A table, without a header if `columns` is empty.
 
     Attributes:
-        columns: their names.
-        rows: one cell per column each.
-        title: shown above it, and read aloud.
+        columns: names of the columns.
+        rows: rows with one cell per column.
+        title: caption, also read by screen readers.
         right: columns that are aligned right, e.g. numbers.
-        keys: columns of names, in a fixed-width font where there is one.
+        keys: columns of names, in a fixed-width font where available.
         wide: columns of prose, which may be wrapped.
     """
 
@@ -109,7 +109,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as SVG: for a wide page and, where it differs, for a phone; its figures in words."""
+    """A chart as SVG with its figures in words.
+
+    Attributes:
+        title: title of the chart.
+        description: figures in words, for terminals and screen readers.
+        wide: drawing for a wide page.
+        narrow: drawing for a phone; None: the same as `wide`.
+    """
 
     title: str
     description: str
@@ -117,7 +124,7 @@ class Chart:
     narrow: Markup | None = None
 
     def __html__(self) -> str:
-        """Return both for a page whose style sheet shows one of them."""
+        """Return both drawings for a page whose style sheet shows one of them."""
         if self.narrow is None:
             return self.wide
         form = Markup('<div class="wide">{}</div><div class="narrow">{}</div>')
@@ -128,7 +135,7 @@ Block = Line | Table | Chart | Picture
 
 
 def plain_text(blocks: Iterable[Block]) -> str:
-    """Return blocks as plain text, one line per line or row."""
+    """Return blocks as plain text, one text line per `Line` or table row."""
     lines: list[str] = []
     for block in blocks:
         if isinstance(block, Line):
@@ -143,13 +150,13 @@ def plain_text(blocks: Iterable[Block]) -> str:
 
 
 def markdown(table: Table) -> list[str]:
-    """Return the lines of a table in Markdown."""
+    """Return a table as lines of Markdown."""
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
     return [f"| {' | '.join(map(cell_text, row))} |" for row in rows]
 
 
 def cell_text(cell: Cell, missing: str = "") -> str:
-    """Return a cell as plain text."""
+    """Return a cell as plain text; missing: text of an unknown value."""
     if cell is None:
         return missing
     if isinstance(cell, str):
@@ -177,11 +184,11 @@ def plan_table(
 
     Args:
         plan: the plan.
-        kept_rates: share of images that is expected to be kept, 0..1, by prompt id.
-        seconds_per_image: expected time.
+        kept_rates: expected share of images that the audit keeps, 0..1, by prompt id.
+        seconds_per_image: expected time to generate one image.
         nearest: the most similar earlier prompt, by prompt id.
-        limit: number of prompts that are shown, None for all.
-        by_id: whether prompts have their ids in place of the numbers that /edit takes.
+        limit: number of prompts to show, None for all.
+        by_id: whether prompts are shown with their ids in place of the numbers that /edit takes.
     """
     has_classes = len({p.class_name for p in plan.prompts}) > 1
     columns = ["id" if by_id else "#", "prompt and attributes", "images"]
@@ -205,7 +212,7 @@ def plan_table(
 
 
 def plan_lines(plan: Plan) -> list[Block]:
-    """Return who made a plan, why, and what it should change."""
+    """Return author, reason, hypothesis and levers of a plan."""
     blocks: list[Block] = [Line(f"By {plan.author}: {one_line(plan.why) or 'no reason given'}")]
     if plan.hypothesis:
         change, name = plan.hypothesis.expected_change, plan.hypothesis.slice
@@ -214,7 +221,7 @@ def plan_lines(plan: Plan) -> list[Block]:
 
 
 def levers_text(levers: Levers) -> str:
-    """Return in a sentence what a plan sets beside its prompts."""
+    """Return the levers of a plan as a sentence."""
     values = levers.model_dump(exclude={"earlier", "later"}, exclude_none=True)
     parts = [f"{name}={value:g}" for name, value in values.items()]
     for one in levers.earlier:
@@ -226,7 +233,7 @@ def levers_text(levers: Levers) -> str:
 
 
 def schedule_text(rounds: Sequence[LaterRound]) -> str:
-    """Return the images of some rounds, and what they are for: "300 (60% wafer=poly), 200"."""
+    """Return the scheduled images of later rounds, e.g. "300 (60% wafer=poly), 200 images"."""
     texts = []
     for one in rounds:
         shares = " and ".join(f"{share:.0%} {name}" for name, share in one.shares.items())
@@ -235,7 +242,7 @@ def schedule_text(rounds: Sequence[LaterRound]) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Return what was expected, what was measured, and whether the hypothesis held."""
+    """Return the expected change, the measured change and the outcome as a sentence."""
     expected = f"{verdict.hypothesis.expected_change:+.3f} on '{verdict.hypothesis.slice}'"
     if verdict.change is None:
         return f"Expected {expected}; it was not measured before and after."
@@ -246,8 +253,14 @@ def verdict_text(verdict: Verdict) -> str:
 
 
 def round_lines(done: Round, before: Report | None, audited: bool = True) -> list[Block]:
-    """Return how a finished round came out; before: the report of the round before it."""
-    assert done.report  # a round is done after its stages
+    """Return the results of a finished round.
+
+    Args:
+        done: a round with a report.
+        before: the report of the previous round.
+        audited: whether generated images are audited.
+    """
+    assert done.report  # of a finished round
     metric = done.report.main_metric
     value = done.report.metrics[metric]
     line = f"Round {done.label} is done: {metric.replace('_', ' ')} {estimate_text(value)}"
@@ -266,7 +279,7 @@ def round_lines(done: Round, before: Report | None, audited: bool = True) -> lis
 
 
 def report_table(report: Report, title: str, n_slices: int | None = None) -> Table:
-    """Return the figures of a report and of its worst slices, all of them by default."""
+    """Return the metrics of a report and its `n_slices` worst slices, None for all slices."""
     figures = [(k.replace("_", " "), v) for k, v in report.metrics.items() if k != "worst_slice"]
     figures += [(f"slice {one_line(s.key)}", s.accuracy) for s in _worst_first(report)[:n_slices]]
     rows = [[name, number(e.value), interval(e, 3), str(e.n)] for name, e in figures]
@@ -275,10 +288,10 @@ def report_table(report: Report, title: str, n_slices: int | None = None) -> Tab
 
 
 def report_lines(report: Report) -> list[Block]:
-    """Return the overall figures and the worst five slices as sentences."""
-    made = "" if report.round else ", whose model has seen no generated image,"
+    """Return the metrics of a report and its five worst slices, one per line."""
+    note = "" if report.round else ", whose model has seen no generated image,"
     head = (
-        f"Report of round {report.round}{made} on real {report.split} photographs (95% intervals):"
+        f"Report of round {report.round}{note} on real {report.split} photographs (95% intervals):"
     )
     return [
         Line(head),
@@ -291,7 +304,7 @@ def report_lines(report: Report) -> list[Block]:
 
 
 def failure_lines(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> list[Block]:
-    """Return the significant failures as sentences, the first `limit` of them."""
+    """Return the first `limit` significant failures, one per line."""
     lines: list[Block] = []
     for f in failures:
         if f.significant:
@@ -304,7 +317,7 @@ def failure_lines(failures: Sequence[Failure], limit: int = _MAX_FAILURES) -> li
 
 
 def failure_table(failures: Sequence[Failure], round_number: int) -> Table:
-    """Return failing slices in their order."""
+    """Return a table of failures in the given order."""
     rows: list[list[Cell]] = [
         [
             one_line(f.words, 80),
@@ -322,7 +335,7 @@ def failure_table(failures: Sequence[Failure], round_number: int) -> Table:
 
 
 def score_tables(past: Sequence[Round]) -> list[Block]:
-    """Return how the measured rounds came out; no table without any."""
+    """Return a table of the main figure of the measured rounds; [] without any."""
     rows, metric = [], ""
     for done in past:
         if done.report and (value := done.report.main_figure):
@@ -341,7 +354,7 @@ def score_tables(past: Sequence[Round]) -> list[Block]:
 
 
 def change_tables(first: Round, last: Round) -> list[Block]:
-    """Return how the figures and slices of two rounds, and the images asked for, differ."""
+    """Return tables of the differences of two rounds in metrics, slices and requested images."""
     assert first.report and last.report  # of measured rounds
     columns = ["", f"round {first.label}", f"round {last.label}", "change"]
     figures: list[list[Cell]] = [
@@ -364,7 +377,7 @@ def change_tables(first: Round, last: Round) -> list[Block]:
         [s.key, earlier[s.key], s.accuracy, signed(s.accuracy.value - earlier[s.key].value)]
         for s in shown
     ]
-    # Round 0 asked for no images that others could be compared with.
+    # Round 0 requests no images, so there is nothing to compare.
     plans = [r.plan for r in (first, last) if r.plan]
     before, now = map(value_shares, plans) if len(plans) == 2 else ({}, {})
     change = {key: now.get(key, 0.0) - before.get(key, 0.0) for key in sorted({*before, *now})}
@@ -382,7 +395,7 @@ def change_tables(first: Round, last: Round) -> list[Block]:
 
 
 def hit_table(hits: Sequence[SearchHit]) -> Table:
-    """Return what the memory retrieved, the most similar first."""
+    """Return the hits of a memory search as a table, in the given order."""
     rows = [
         [
             number(hit.similarity, 2),
@@ -412,13 +425,13 @@ def value_shares(plan: Plan) -> dict[str, float]:
 
 
 def _worst_first(report: Report) -> list[SliceScore]:
-    # Of slices that are equally bad the report names one.
+    # Of several slices with the lowest score, the report's worst slice comes first.
     worst = report.worst_slice
     return sorted(report.slices, key=lambda s: (s.accuracy.value, s.key != worst, s.key))
 
 
 def fixable_text(failure: Failure) -> str:
-    """Return whether more images can mend a failure."""
+    """Return the verdict on whether more images can fix a failure; "" if unknown."""
     if failure.fixable is None:
         return ""
     chance = failure.fixable.chance

@@ -1,7 +1,8 @@
-"""Charts as inline SVG, from figures, coloured by the style sheet of the page.
+"""Charts as inline SVG, coloured by the style sheet of the page.
 
-Lengths are SVG units, equal to CSS pixels where a chart is shown at its own width. Every mark
-carries a <title>, so its exact figures are shown on hover and read aloud without any script.
+Lengths are in SVG units, equal to CSS pixels where a chart is shown at its own width. Every mark
+has a <title>, so that its exact figures are shown on hover and read by screen readers without a
+script.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from memory.records import Estimate
 
 N_COLOURS = 6
 WIDE, HALF, NARROW, SMALL = 980, 470, 350, 320
-"""Widths of charts: of the page, of half of it, of a phone, of a small panel."""
+"""Widths of charts on a page, on half of a page, on a phone, and in a small panel."""
 _CHARACTER = 6.3
 _LABEL_GAP = 16.0
 _ROOMY = 640
 
 Place = Callable[[float], float]
 Drawing = tuple[int, list[Markup]]
-"""The height of a chart and its marks."""
+"""Height and marks of a chart."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a line chart: an estimate per round, drawn with a band or with whiskers."""
+    """A line of a line chart: an estimate per round, drawn with a band or with whiskers."""
 
     name: str
     points: Mapping[int, Estimate]
@@ -46,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Layer:
-    """One colour of a stacked bar chart: a value per column."""
+    """A layer of a stacked bar chart: a value per column, in one colour."""
 
     name: str
     values: Sequence[float]
@@ -55,7 +56,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """One row of a row chart: the same figure before and after; None: not measured."""
+    """A row of a row chart: a figure before and after; None: not measured."""
 
     label: str
     before: Estimate | None
@@ -75,9 +76,10 @@ def line_chart(
     y_label: str,
     widths: Sequence[int] = (WIDE, NARROW),
 ) -> Chart:
-    """Draw estimates by round; `rounds` spans the axis, also where nothing was measured.
+    """Draw estimates by round.
 
-    Lines are named at their ends where there is room, else above the plot.
+    `rounds` spans the axis, including rounds without a measurement. Lines are labelled at their
+    ends where there is room, else above the plot.
     """
     labels = [f"{s.name} {number(s.last.value)}" for s in series]
     every = [e for s in series for e in s.points.values()]
@@ -93,7 +95,7 @@ def line_chart(
         parts.append(_x_axis([(n, x(n)) for n in rounds], foot, left, right))
         dots = []
         for i, s in enumerate(series):
-            # A single round would put all series on one spot.
+            # With a single round, the points of the series would coincide.
             aside = 24.0 * i if last == first else 0.0
             points = [(n, x(n) + aside, e) for n, e in sorted(s.points.items())]
             if s.band and len(points) > 1:
@@ -132,7 +134,7 @@ def stacked_bars(
     widths: Sequence[int] = (SMALL,),
     form: Callable[[float], str] = str,
 ) -> Chart:
-    """Draw one bar per round, stacked from the first layer up; `form` writes a value."""
+    """Draw one bar per round, stacked from the first layer up; `form` formats a value."""
     totals = [sum(s.values[i] for s in layers) for i in range(len(columns))]
     marks = ticks(0, max([*totals, 1e-9]), 4)
 
@@ -176,8 +178,8 @@ def row_chart(
 ) -> Chart:
     """Draw before (ring) and after (dot) of every row with intervals, on a scale from 0 to 1.
 
-    is_change: figures are differences; their scale encloses them all, with a line at 0. Labels
-    stand left of the scale where there is room, else above their row.
+    With `is_change` the figures are differences, and the scale encloses all of them with a line at
+    0. Labels are placed left of the scale where there is room, else above their row.
     """
     marks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     if is_change:
@@ -242,10 +244,7 @@ def row_chart(
 def calibration_chart(
     title: str, points: Sequence[tuple[float, float]], means: Sequence[tuple[float, Estimate]]
 ) -> Chart:
-    """Draw measured against expected changes: points, and means of bins with whiskers.
-
-    On the diagonal both agree.
-    """
+    """Draw measured against expected changes, with means of bins as whiskers and the diagonal."""
     xs, ys = [p[0] for p in points] + [0.0], [p[1] for p in points] + [0.0]
     ys += [bound for _, e in means for bound in (e.low, e.high)]
     across, up = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 6)
@@ -274,7 +273,7 @@ def calibration_chart(
 
 
 def whisker_bar(estimate: Estimate, style: str, title: str) -> Markup:
-    """Draw one estimate between 0 and 1 as a small bar with its interval, for table cells."""
+    """Draw an estimate in 0..1 as a small bar with its interval, for table cells."""
     width, mid = 64.0, 7.0
     value, low, high = (
         min(max(v, 0.0), 1.0) * width for v in (estimate.value, estimate.low, estimate.high)
@@ -288,7 +287,7 @@ def whisker_bar(estimate: Estimate, style: str, title: str) -> Markup:
 
 
 def ticks(low: float, high: float, n_steps: int) -> list[float]:
-    """Return at most about `n_steps` + 1 round values whose ends enclose `low` and `high`."""
+    """Return about `n_steps` + 1 round values whose ends enclose `low` and `high`."""
     span = max(high - low, 0.02 if high <= 1 else abs(high) * 0.02)
     rough = span / n_steps
     power = 10.0 ** math.floor(math.log10(rough))
@@ -299,9 +298,9 @@ def ticks(low: float, high: float, n_steps: int) -> list[float]:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart to at least `gap`, keeping their order and, if there is room, the bounds.
+    """Return positions of labels at least `gap` apart, in the order of `wanted`.
 
-    Returns a position for each of `wanted`.
+    They keep the order of the wanted positions and, if there is room, lie in low..high.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [0.0] * len(wanted)
@@ -317,7 +316,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Place:
-    """Return where values lie on an axis; the middle where all are the same."""
+    """Return the function from values to positions on an axis; the middle if low equals high."""
     if low == high:
         return lambda value: (start + end) / 2
     return lambda value: start + (end - start) * (value - low) / (high - low)
@@ -341,7 +340,7 @@ def _x_axis(columns: Sequence[tuple[int, float]], foot: float, left: float, righ
 
 
 def _marker(x: float, y: float, radius: float, circle: bool, style: str, *tip: Markup) -> Markup:
-    # Two shapes, so that the series differ without colour.
+    # Two shapes, so that series can be distinguished without colour.
     if circle:
         return _tag("circle", *tip, class_=style, cx=x, cy=y, r=radius)
     r = radius * 1.25
@@ -398,7 +397,7 @@ def _short(value: float) -> str:
 
 
 def _tag(name: str, *children: str, **attributes: str | float) -> Markup:
-    """Return one element; text and attribute values that are not Markup are escaped."""
+    """Return an element; text and attribute values that are not Markup are escaped."""
     given = Markup("").join(
         Markup(' {}="{}"').format(
             key.rstrip("_").replace("_", "-"), value if isinstance(value, str) else _short(value)

@@ -26,11 +26,11 @@ from memory.records import Estimate
 
 @dataclass(frozen=True)
 class Openings:
-    """How often a sealed test split was opened by comparisons.
+    """Counts of the comparisons that measured on a sealed test split.
 
     Attributes:
-        n_comparisons: that have measured on it.
-        n_measured: rounds of arms and seeds that were measured on it by all of them.
+        n_comparisons: number of comparisons.
+        n_measured: number of measurements by all of them, one per arm, seed and round.
     """
 
     n_comparisons: int
@@ -39,17 +39,17 @@ class Openings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that the page shows; the same data give the same bytes.
+    """The data of the page; the same data give the same bytes.
 
     Attributes:
-        preset: its name.
-        broken: share of the prompt cells that draw something else, 0..1.
-        settings: as resolved.
-        scores: of all arms and seeds.
-        summaries: of the arms.
-        command: that made the page.
+        preset: name of the preset.
+        broken: share of the prompt cells for which the generator draws something else, 0..1.
+        settings: resolved settings.
+        scores: scores of all arms and seeds.
+        summaries: summary of each arm.
+        command: command line that created the page.
         contrasts: differences between pairs of arms.
-        openings: of the sealed test by this comparison and others; None: not counted.
+        openings: measurements on the sealed test by this and other comparisons; None: unknown.
     """
 
     preset: str
@@ -63,7 +63,7 @@ class Comparison:
 
 
 def build_compare_html(comparison: Comparison) -> str:
-    """Return the comparison as one HTML page: no script, no outside request, all text escaped."""
+    """Return the comparison as an HTML page without scripts or external requests."""
     summaries = comparison.summaries
     compared = [s for s in summaries if s.differences]
     figures = [*FIGURES, *(["sound_five"] if comparison.broken else [])]
@@ -94,7 +94,7 @@ def build_compare_html(comparison: Comparison) -> str:
 
 
 def _curves(comparison: Comparison) -> Chart | None:
-    """Return the chart of the worst-five score by round, of as many arms as there are colours."""
+    """Return a chart of the worst-five score by round for at most `N_COLOURS` arms."""
     with_rounds = [s.arm for s in comparison.summaries if s.area]
     firsts = [arm for arm in (REFERENCE, ORACLE) if arm in with_rounds]
     arms = (firsts + [arm for arm in with_rounds if arm not in firsts])[:N_COLOURS]
@@ -118,9 +118,9 @@ def _curves(comparison: Comparison) -> Chart | None:
 def build_evidence_html(
     evidence: Evidence, rounds: Sequence[Mapping[str, Any]], command: str
 ) -> str:
-    """Return the page: no script, no outside request, all text escaped.
+    """Return the evidence as an HTML page without scripts or external requests.
 
-    rounds: rows of the table of that name; command: that made the page.
+    rounds: rows of the table `rounds`; command: command line that created the page.
     """
     return render_page(
         "evidence.html.j2",
@@ -146,7 +146,7 @@ def _scores(rounds: Sequence[Mapping[str, Any]]) -> Chart | None:
             points.setdefault(row["session"], {})[row["round"]] = Estimate(
                 value=row["score"], low=row["score_low"], high=row["score_high"], n=0
             )
-    # No more lines than colours, so that they can be distinguished.
+    # At most one line per colour, so that they can be distinguished.
     shown = list(points.items())[:N_COLOURS]
     if not shown:
         return None

@@ -1,4 +1,4 @@
-"""What a session delivers, as blocks: the card of the report, of `best/`, and of the terminal."""
+"""The delivery of a session as blocks, for the report, the card of `best/` and the terminal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _STYLES: dict[str, Style] = {"helped": "good", "undecided": "warning", "harmed":
 
 
 def delivery_title(delivery: Delivery) -> str:
-    """Return what is compared with what."""
-    own = "Your model"
+    """Return the title that names the two models compared."""
+    first_model = "Your model"
     if "model" not in delivery.baseline:
         count = f"{delivery.n_photographs} " if delivery.n_photographs else ""
-        own = f"Your {count}photographs alone"
-    return f"{own} → with {plural(delivery.n_images, 'shaped image')}"
+        first_model = f"Your {count}photographs alone"
+    return f"{first_model} → with {plural(delivery.n_images, 'shaped image')}"
 
 
 def delivery_table(delivery: Delivery) -> Table:
-    """Return the figures of round 0 and of the best round with images, on the sealed test."""
+    """Return the figures of round 0 and of the compared round on the sealed test."""
     rows: list[list[Cell]] = [
         [
             each.name,
@@ -43,7 +43,7 @@ def delivery_table(delivery: Delivery) -> Table:
 
 
 def delivery_line(delivery: Delivery) -> Line:
-    """Return in a sentence or two whether images helped, and what is delivered."""
+    """Return whether images helped and which round is delivered, as sentences."""
     main = delivery.changes[0]
     change = f"{main.name} {estimate_text(main.difference, sign=True)}"
     undecided = f"No difference that can be shown: {change}."
@@ -71,12 +71,12 @@ def delivery_line(delivery: Delivery) -> Line:
 
 
 def delivery_blocks(delivery: Delivery) -> list[Block]:
-    """Return table and sentence."""
+    """Return the table and the sentences of a delivery."""
     return [delivery_table(delivery), delivery_line(delivery)]
 
 
 def baseline_lines(past: Sequence[Round]) -> list[Block]:
-    """Return how the latest round compares with round 0 on feedback; none without both."""
+    """Return the comparison of the latest round with round 0 on feedback as a line."""
     measured = [r for r in past if r.main_figure]
     if len(measured) < 2 or measured[0].number:
         return [Line("Nothing can be compared yet: it takes round 0 and a round with images.")]

@@ -1,4 +1,4 @@
-"""How like photographs the images of a session are, as a table of the report and the data card."""
+"""Similarity of a session's images to photographs, as a table of the report and the data card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from eval.report.text import number, percent
 
 
 def likeness_table(groups: Sequence[Likeness]) -> Table | None:
-    """Return the figures by group, those that cover the fewest photographs first; None for none."""
+    """Return the figures by group, lowest coverage relative to the expected one first.
+
+    The first group, all images, comes before the others. None without groups.
+    """
     if not groups:
         return None
     ordered = sorted(groups[1:], key=lambda one: one.coverage.value - one.expected_coverage)

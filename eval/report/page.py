@@ -1,4 +1,4 @@
-"""From the records of a session to the report page; the layout is in page.html.j2."""
+"""The report page of a session, built from its records; the layout is in page.html.j2."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ _COUNTED_EVENTS = (
     ("fallback", "fallback to the policy", "fallbacks to the policy"),
 )
 
-# Names in journals of what an event is called, and of what it says.
+# Keys of an event, as in journals, with its title and with its message.
 _TITLES, _MESSAGES = ("what", "rule", "phase"), ("told", "reason")
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the report shows. The same data give the same bytes.
+    """The data of a report. The same data give the same bytes.
 
     Attributes:
-        session: its name.
-        settings: as resolved.
-        notice: licence of the target.
-        rounds: in order; parts that are None are shown as missing.
+        session: name of the session.
+        settings: resolved settings.
+        notice: licence notice of the target.
+        rounds: rounds in order; parts that are None are shown as missing.
         sealed: reports on the test split.
-        prompt_montages: PNG files' bytes by prompt id.
-        failure_montages: PNG files' bytes by failure id.
-        legend: a PNG that explains the colours of labels in the montages.
-        events: journal events worth mentioning (faults, pauses, fallbacks, resumes, end).
-        decisions: of the brain, by round.
-        preferences: of the people who steered, and what became of them.
-        reproduce: command lines, in order.
-        delivery: what the images changed; None where there is nothing to compare.
-        likeness: of the images to photographs; None where it is not known.
+        prompt_montages: PNG bytes by prompt id.
+        failure_montages: PNG bytes by failure id.
+        legend: PNG bytes of a legend for the colours of labels in the montages.
+        events: journal events to list (faults, pauses, fallbacks, resumes, end).
+        decisions: statistics of the brain's decisions by round.
+        preferences: preferences of the users and their outcome.
+        reproduce: command lines that reproduce the session, in order.
+        delivery: the delivered round and the effect of the images; None: nothing to compare.
+        likeness: similarity of images to photographs; None: unknown.
         copies: near copies among the images with a picture of the closest pairs; None: unknown.
     """
 
@@ -81,7 +81,7 @@ class ReportData:
 
 @dataclass(frozen=True)
 class FailureCard:
-    """A failure as last measured, and the rounds in which it was significant."""
+    """A failure as measured in `round`, and the rounds in which it was significant."""
 
     failure: Failure
     round: int
@@ -90,7 +90,7 @@ class FailureCard:
 
 
 def build_report_html(data: ReportData) -> str:
-    """Return the report as one HTML page: no script, no outside request, all text escaped."""
+    """Return the report as an HTML page without scripts or external requests; text is escaped."""
     rounds = data.rounds
     reports = {r.number: r.report for r in rounds if r.report}
     metric = session_charts.main_metric([*reports.values(), *data.sealed])
@@ -145,7 +145,7 @@ def build_report_html(data: ReportData) -> str:
 
 
 def unfinished_round(rounds: Sequence[Round]) -> dict[str, Any] | None:
-    """Return which stages the last round has behind it and which is next; None if it is whole."""
+    """Return the finished stages and the next stage of the last round; None if it is complete."""
     if not rounds or rounds[-1].report:
         return None
     last = rounds[-1]
@@ -159,9 +159,9 @@ def unfinished_round(rounds: Sequence[Round]) -> dict[str, Any] | None:
 def failure_cards(
     rounds: Sequence[Round], montages: Mapping[str, bytes]
 ) -> tuple[list[FailureCard], list[FailureCard]]:
-    """Return the failures of the last report, and significant ones that it no longer has.
+    """Return the failures of the last report, and earlier significant ones that no longer are.
 
-    The latter are shown as they were when last significant.
+    The latter are shown as measured when they were last significant.
     """
     last = max((r.number for r in rounds if r.report), default=0)
     significant: dict[str, list[tuple[int, Failure]]] = {}
@@ -175,12 +175,12 @@ def failure_cards(
         return FailureCard(failure, number, numbers, montages.get(failure.id))
 
     now = [card(f, last) for r in rounds if r.number == last for f in r.failures]
-    gone = [each[-1] for each in significant.values() if each[-1][0] != last]
-    return now, [card(failure, number) for number, failure in gone]
+    earlier = [each[-1] for each in significant.values() if each[-1][0] != last]
+    return now, [card(failure, number) for number, failure in earlier]
 
 
 def outcome(events: Sequence[Mapping[str, Any]]) -> str:
-    """Return in a sentence or two how a session ended and which incidents it had."""
+    """Return the end of a session and the number of its incidents as sentences."""
     counts = Counter(str(event.get("kind", "")) for event in events)
     parts = [
         f"{counts[kind]} {one if counts[kind] == 1 else many}"
@@ -202,13 +202,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, s
 
 
 def _is_audited(settings: Mapping[str, Any]) -> bool:
-    """Tell whether generated images were judged, by the settings of a session."""
+    """Return whether the settings of a session enable the audit of generated images."""
     audit = settings.get("audit")
     return not (isinstance(audit, Mapping) and audit.get("method") == "none")
 
 
 def _score_name(settings: Mapping[str, Any]) -> str:
-    """Return what slices are measured by, by the settings of a session."""
+    """Return the name of the score of slices, from the settings of a session."""
     dstm = settings.get("dstm")
     by_class = not isinstance(dstm, Mapping) or dstm.get("task") in (None, "classification")
     return "accuracy" if by_class else "mean score"
@@ -224,13 +224,13 @@ def _rounds_table(
     for r in rounds:
         author: list[Part] = [r.plan.author if r.plan else None]
         author += [Line(text.plural(r.fallbacks, "fallback"), "dim")] if r.fallbacks else []
-        made = r.batch.n_made if r.batch else 0
+        n_made = r.batch.n_made if r.batch else 0
         rows.append(
             [
                 r.label,
                 author,
-                text.count(made) if r.batch else None,
-                text.percent(r.batch.n_kept / made) if r.batch and made and audited else None,
+                text.count(n_made) if r.batch else None,
+                text.percent(r.batch.n_kept / n_made) if r.batch and n_made and audited else None,
                 text.count(r.training.n_images) if r.training else None,
                 text.number(r.training.final_loss) if r.training and r.training.n_steps else None,
                 feedback.get(r.number),
@@ -261,7 +261,7 @@ def _slice_table(slices: Sequence[BeforeAfter], rounds: Sequence[int]) -> Table:
 def _prompt_table(
     current: Round, rounds: Sequence[Round], montages: Mapping[str, bytes], audited: bool
 ) -> Table:
-    """Return the prompts of one round with their audit, credits and montages."""
+    """Return the prompts of a round with their audit, credits and montages."""
     assert current.plan
     quality = {q.prompt_id: q for q in current.batch.quality if q.n_made} if current.batch else {}
     rows: list[list[Cell]] = []
@@ -293,7 +293,7 @@ def _credit(credit: Credit) -> list[Line]:
 
 
 def _hypothesis_table(rounds: Sequence[Round]) -> Table | None:
-    """Return the hypotheses in the order of their rounds; None without any."""
+    """Return a table of the hypotheses by round; None without any."""
     rows: list[list[Cell]] = []
     for r in rounds:
         verdict = r.verdict

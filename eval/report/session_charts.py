@@ -1,4 +1,4 @@
-"""The charts of a session: scores, slices, what was asked for, and time."""
+"""The charts of a session: scores, slices, requested images, and time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _NOT_NAMED = "not named"
 
 
 def charts(rounds: Sequence[Round]) -> list[Chart]:
-    """Return the score on feedback and what was asked for, by round, for another page.
+    """Return charts of the score on feedback and of the requested images by round.
 
-    They are coloured by charts.css, and need a rule that shows `.wide` or `.narrow`.
+    The page needs charts.css for colours, and a rule that shows `.wide` or `.narrow`.
     """
     reports = {r.number: r.report for r in rounds if r.report}
     metric = main_metric(list(reports.values()))
@@ -38,14 +38,14 @@ def charts(rounds: Sequence[Round]) -> list[Chart]:
 
 
 def main_metric(reports: Sequence[Report]) -> str:
-    """Return the name of the metric that the report leads with."""
+    """Return the name of the main metric; "balanced_accuracy" without reports."""
     return reports[0].main_metric if reports else "balanced_accuracy"
 
 
 def worst_slices(reports: Sequence[Report]) -> list[BeforeAfter]:
     """Return the slices that are among the worst of the first or of the last report.
 
-    Lowest last accuracy first. With a single report it counts as the last one.
+    Lowest last accuracy first. A single report counts as the last one.
     """
     if not reports:
         return []
@@ -60,10 +60,10 @@ def worst_slices(reports: Sequence[Report]) -> list[BeforeAfter]:
 
 
 def composition(rounds: Sequence[Round]) -> dict[str, dict[str, list[int]]]:
-    """Count the images asked for by class and by attribute value.
+    """Count the requested images by class and by attribute value.
 
     Returns:
-        For "class" and for every attribute, the counts per planned round of each value: most
+        For "class" and for every attribute, the counts of each value by planned round: most
         frequent value first, prompts that do not name the attribute last.
     """
     plans = [r.plan for r in rounds if r.plan]
@@ -87,7 +87,7 @@ def score_chart(
     sealed: Mapping[int, Estimate],
     metric: str,
 ) -> Chart | None:
-    """Return the main figure on feedback and on the sealed test; None without any."""
+    """Return a chart of the main figure on feedback and on the sealed test; None without any."""
     lines = [
         Series("feedback", feedback, "s0", band=True),
         Series("sealed test", sealed, "s1", band=False),
@@ -106,7 +106,7 @@ def score_chart(
 def slice_chart(
     slices: Sequence[BeforeAfter], reports: Sequence[Report], score: str
 ) -> Chart | None:
-    """Return the worst slices before and after; score: what they are measured by."""
+    """Return a chart of the worst slices before and after; score: name of their score."""
     if not slices:
         return None
     whole = reports[-1].metrics.get("accuracy")
@@ -120,7 +120,7 @@ def slice_chart(
 
 
 def composition_charts(rounds: Sequence[Round]) -> list[Chart]:
-    """Return the images asked for by round, a chart for the class and for every attribute."""
+    """Return charts of the requested images by round, one for the class and for every attribute."""
     numbers = [r.number for r in rounds if r.plan]
     return [
         stacked_bars(
@@ -133,12 +133,12 @@ def composition_charts(rounds: Sequence[Round]) -> list[Chart]:
             form=text.count,
         )
         for name, values in composition(rounds).items()
-        if values and list(values) != ["scene"]  # images of which pixels alone have classes
+        if values and list(values) != ["scene"]  # the class of all images with pixel labels
     ]
 
 
 def time_chart(rounds: Sequence[Round]) -> Chart | None:
-    """Return the time of every stage by round; None before a stage has ended."""
+    """Return a chart of the time of every stage by round; None before a stage has ended."""
     stages = list(dict.fromkeys(chain.from_iterable(r.seconds for r in rounds)))
     if not stages:
         return None
@@ -160,7 +160,7 @@ def time_chart(rounds: Sequence[Round]) -> Chart | None:
 
 
 def _layers(values: Mapping[str, Sequence[int]]) -> list[Layer]:
-    """Give each value a colour; those beyond the palette are drawn as one."""
+    """Return a layer per value; values beyond the palette are merged into one."""
     named = [value for value in values if value != _NOT_NAMED]
     n_shown = len(named) if len(named) <= N_COLOURS else N_COLOURS - 1
     layers = [Layer(value, values[value], f"s{i}") for i, value in enumerate(named[:n_shown])]

@@ -1,4 +1,4 @@
-"""Pages from templates: in HTML all text is escaped; no value may be missing."""
+"""Rendering of Jinja templates: HTML is escaped, undefined values raise an error."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from memory.records import Estimate, slice_key
 
 
 def render_page(template: str, **values: object) -> str:
-    """Return a page of this package: no script, no outside request, all text escaped."""
+    """Render an HTML template of this package; text is escaped."""
     return page_environment().get_template(template).render(values)
 
 
 def render_text(package: str, template: str, **values: object) -> str:
-    """Return a text, such as a card in Markdown, of a template that a package holds."""
+    """Render a text template of a package, such as a card in Markdown."""
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=True
     )
@@ -34,13 +34,13 @@ def render_text(package: str, template: str, **values: object) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text on one line without marks of Markdown."""
+    """Return a text on one line with the special characters of Markdown escaped."""
     return " ".join(text.split()).translate({ord(c): f"\\{c}" for c in "\\`*_<>[]"})
 
 
 @cache
 def page_environment(package: str = "eval.report") -> Environment:
-    """Return an environment whose templates are files of a package, or of this one."""
+    """Return an environment that loads templates from a package or else from this one."""
 
     def load(name: str) -> str:
         files = [resources.files(folder).joinpath(name) for folder in (package, "eval.report")]

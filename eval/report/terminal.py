@@ -1,4 +1,4 @@
-"""Draws blocks at a terminal."""
+"""Rendering of blocks in a terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rich.text import Text
 from eval.report.blocks import Block, Cell, Chart, Line, Picture, Table, cell_text
 
 STYLES = {"good": "green", "warning": "yellow", "error": "red", "bold": "bold", "dim": "dim"}
-# Size of a picture in half blocks: a character shows two pixels, one above the other.
+# Largest size of a picture in half blocks; a character shows two pixels, one above the other.
 MAX_COLUMNS, MAX_LINES = 96, 40
 MAX_PIXELS = 20_000_000
 
 Pictures = Literal["iterm", "kitty", "blocks"]
-"""How a terminal shows pictures: inline images of iTerm2, kitty's graphics, or half blocks."""
+"""Protocol for pictures: inline images of iTerm2, graphics of kitty, or half blocks."""
 
 
 def draw(console: Console, blocks: Iterable[Block], pictures: Pictures | None = None) -> None:
-    """Print blocks; pictures: how pictures are shown below their captions, None: not at all."""
+    """Print blocks; pictures: protocol for pictures below their captions, None: captions only."""
     for block in blocks:
         if isinstance(block, Line):
             console.print(Text(block.text, STYLES.get(block.style, "")))
@@ -38,7 +38,7 @@ def draw(console: Console, blocks: Iterable[Block], pictures: Pictures | None = 
 
 
 def draw_table(table: Table) -> RichTable:
-    """Return a table for a console; text is never read as markup."""
+    """Return a table for a console; text is never interpreted as markup."""
     drawn = RichTable(
         *(
             Column(name, justify="right" if name in table.right else "left", overflow="fold")
@@ -94,7 +94,7 @@ def inline_image(protocol: str, data: str) -> str:
     """Return the escape sequence that draws a PNG, given in base64."""
     if protocol == "iterm":
         return f"\033]1337;File=inline=1;width=auto:{data}\a\n"
-    # The graphics protocol of kitty takes chunks of 4 KiB, of which all but the last have m=1.
+    # The kitty graphics protocol takes chunks of 4 KiB, all but the last marked with m=1.
     parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
     heads = ["a=T,f=100,", *[""] * (len(parts) - 1)]
     more = [1] * (len(parts) - 1) + [0]

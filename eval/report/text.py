@@ -1,10 +1,10 @@
-"""Numbers as a reader wants them: rounded, signed, with their interval and unit."""
+"""Formatting of numbers: rounded, signed, with interval and unit."""
 
 from __future__ import annotations
 
 from memory.records import Estimate
 
-# A narrower interval is shown with three digits.
+# Narrower intervals are shown with three digits.
 _NARROW = 0.03
 _ABBREVIATIONS = {"auroc": "AUROC", "miou": "mIoU", "iou": "IoU"}
 
@@ -26,7 +26,7 @@ def interval(estimate: Estimate, digits: int | None = None, sign: bool = False) 
 
     Args:
         estimate: the figure.
-        digits: after the point; None for as many as the width of the interval allows.
+        digits: digits after the point; None: two, or three for a narrow interval.
         sign: whether bounds above zero have a plus sign.
     """
     if digits is None:
@@ -38,7 +38,7 @@ def interval(estimate: Estimate, digits: int | None = None, sign: bool = False) 
 def estimate_text(estimate: Estimate | None, digits: int = 3, sign: bool = False) -> str:
     """Return value, interval and n in one phrase, e.g. "0.712 (0.670 to 0.750, n=90)".
 
-    A single sample has no interval. See `interval` for the arguments.
+    The interval of a single sample is omitted if it has no width. See `interval` for the arguments.
     """
     if estimate is None:
         return "not measured"
@@ -49,7 +49,7 @@ def estimate_text(estimate: Estimate | None, digits: int = 3, sign: bool = False
 
 
 def overlap(one: Estimate, other: Estimate) -> bool:
-    """Tell whether two intervals overlap, so that chance may explain the difference."""
+    """Return whether two intervals overlap, so that chance may explain the difference."""
     return one.low <= other.high and other.low <= one.high
 
 
@@ -69,7 +69,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def p_value(value: float) -> str:
-    """Return the p-value of a test with no more digits than are meaningful."""
+    """Return a p-value with two or three digits, "< 0.001" below that."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
@@ -94,5 +94,5 @@ def words(name: str) -> str:
 
 
 def shorten(text: str, n_characters: int) -> str:
-    """Return the text, cut with an ellipsis where it is longer than `n_characters`."""
+    """Return a text, cut with an ellipsis if it is longer than `n_characters`."""
     return text if len(text) <= n_characters else text[: max(n_characters - 1, 0)].rstrip() + "…"

@@ -1,13 +1,13 @@
-"""The journal: what a session did, one event a line.
+"""The journal: the record of a session, one event per line.
 
-`sessions/NAME/journal.jsonl` is only appended to, and an event counts once it is on the disk. Every
-line is a JSON object in UTF-8, so that it can be read with anything:
+`sessions/NAME/journal.jsonl` is append-only, and an event is recorded once it is on the disk. Every
+line is a JSON object in UTF-8, so that it can be read with common tools:
 
     pandas.read_json("journal.jsonl", lines=True)
 
-`shaping trace NAME --to csv` makes tidy tables of it, `shaping replay NAME --verify` checks it, see
-[Replay and traces](guides/replay.md). Programs read it as objects of these classes, see
-`memory.journal`. Keys that a version does not know are ignored, keys that it misses have defaults.
+`shaping trace NAME --to csv` writes tidy tables of it, `shaping replay NAME --verify` checks it,
+see [Replay and traces](guides/replay.md). Programs read it as objects of these classes, see
+`memory.journal`. Keys that a version does not know are ignored, missing keys have defaults.
 
 This page is made from the docstrings in `memory/events`: python -m memory.events > docs/journal.md
 """
@@ -34,15 +34,15 @@ from memory.events.session import *
 
 
 def kind_of(event: type[Event]) -> str:
-    """Return the kind of the events of a class, as lines name it."""
+    """Return the value of `kind` in lines of an event class."""
     return str(event.model_fields["kind"].default)
 
 
 def parse_event(line: bytes | str) -> Event:
-    """Return the event of a line.
+    """Parse a line into an event.
 
-    Keys that this version does not know are left out, of a kind that it does not know all are kept
-    in `OtherEvent`. Raises ValueError for a line that is no event of this schema.
+    Unknown keys are dropped; an event of an unknown kind keeps all keys in `OtherEvent`. Raises
+    ValueError for a line that is not an event of this schema.
     """
     try:
         return _ANY.validate_json(line, extra="ignore")

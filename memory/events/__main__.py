@@ -1,4 +1,4 @@
-"""Prints docs/journal.md, made from the docstrings of the events.
+"""Generates docs/journal.md from the docstrings of the events.
 
 python -m memory.events > docs/journal.md
 """
@@ -21,7 +21,7 @@ _PARTS = (events.Message, events.ToolRequest, events.Tokens)
 
 
 def render() -> str:
-    """Return docs/journal.md."""
+    """Return the text of docs/journal.md."""
     intro = inspect.cleandoc(events.__doc__ or "")
     lines = [f"# {intro}", "", "## Every line", "", *_fields(Event), ""]
     for title, module in _SECTIONS.items():
@@ -35,7 +35,7 @@ def render() -> str:
 
 
 def described(model: type[BaseModel]) -> dict[str, str]:
-    """Return the descriptions of a class's fields: of its docstring and those of its bases."""
+    """Return the descriptions of fields from the docstrings of a class and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(model.__mro__[: -len(BaseModel.__mro__)]):
         _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
@@ -60,7 +60,7 @@ def _class(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _fields(model: type[BaseModel]) -> Iterator[str]:
-    """Yield a list of a class's fields by the names that they have in the file."""
+    """Yield list items that describe the fields of a class, named as in the file."""
     texts = described(model)
     inherited = Event.model_fields if issubclass(model, Event) and model is not Event else {}
     for name, field in model.model_fields.items():

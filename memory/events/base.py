@@ -1,4 +1,4 @@
-"""What all events of a journal have in common."""
+"""Base classes of the events of a journal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from memory.addresses import without_addresses
 
 FAILURE = "tells of a failure, possibly with the address of a server"
 FailureText = Annotated[str, FAILURE]
-"""Text of an error or a wait; addresses in it are hidden before it is journaled."""
+"""Text about an error or a wait; server addresses in it are hidden before it is journaled."""
 
 
 Value = TypeVar("Value")
 Occasional = Annotated[Value, Field(exclude_if=lambda value: not value)]
-"""A field that few events of a kind have: left out of the line while it is empty, 0 or false."""
+"""A field that is omitted from the line while it is empty, 0 or false."""
 
 
 class AsGiven(BaseModel):
-    """Base of what is written with the keys that it was made with, and no others.
+    """Base of models that are serialised with exactly the keys that they were created with.
 
-    So a line that is read and written again stays as it was, whatever has been added since.
+    So a line that is read and written again is unchanged, even if fields were added since.
     """
 
     model_config = ConfigDict(
@@ -40,7 +40,7 @@ class AsGiven(BaseModel):
         return {key: value for key, value in handler(self).items() if key in keys}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that were given, as plain JSON values."""
+        """Return the given keys as plain JSON values."""
         return self.model_dump(mode="json")
 
 
@@ -48,15 +48,16 @@ class Event(AsGiven):
     """One line of a journal.
 
     Attributes:
-        version: How lines are read; another number is refused, with the reason.
+        version: Version of the line format; other numbers are refused.
         time: UTC, ISO 8601, milliseconds; "" before the event is in a journal.
-        kind: What happened, see below.
-        key: Names an event that is written once: work that runs again after a crash is recorded
-            once. None where an event may come again.
+        kind: Kind of the event, see below.
+        key: Key of an event that is written at most once, so that work that is repeated after a
+            crash is recorded once. None for events that may recur.
         chain: Always last: 16 hex digits of SHA-256 over the `chain` of the line before ("" for
             the first) and this line without its `chain`. It locates a changed character and a
-            removed or exchanged line. It is no signature: who rewrites all lines can make it fit,
-            and then `--verify` compares what follows from what. "" in lines of early versions.
+            removed or exchanged line. It is not a signature: a new chain can be computed for a
+            rewritten journal, which `--verify` then detects by running the session again. "" in
+            lines of early versions.
     """
 
     version: Literal[1] = Field(1, alias="schema")
@@ -66,7 +67,7 @@ class Event(AsGiven):
     chain: str = ""
 
     def hidden(self) -> Self:
-        """Return the event without addresses of servers in the fields that are marked FAILURE."""
+        """Return the event without server addresses in the fields that are marked FAILURE."""
         marked = [n for n, f in type(self).model_fields.items() if FAILURE in f.metadata]
         given = {name: getattr(self, name) for name in marked if name in self.model_fields_set}
         changed = {name: _without_addresses(value) for name, value in given.items()}
@@ -80,7 +81,7 @@ class Event(AsGiven):
         return number
 
     def content(self) -> dict[str, Any]:
-        """Return what the event says beside `version`, `time`, `kind`, `key` and `chain`."""
+        """Return the fields other than `version`, `time`, `kind`, `key` and `chain`."""
         return {name: value for name, value in self.to_json().items() if name not in HEAD_KEYS}
 
 
@@ -103,9 +104,9 @@ class RoundEvent(Event):
 
 
 class OutsideEvent(Event):
-    """An event that the graph of a round does not write: of a person, or of the session itself.
+    """An event that is written outside the graph of a round, by a person or by the session itself.
 
-    Where a session is run again from its journal, it is taken as it is.
+    A replay copies it from the journal.
     """
 
 
@@ -113,14 +114,14 @@ class OtherEvent(OutsideEvent):
     """An event of a kind that this version does not know.
 
     Attributes:
-        data: All else that the line holds.
+        data: All other keys of the line.
     """
 
     data: dict[str, Any] = Field({})
 
     @property
     def round_number(self) -> int | None:
-        """The round that the event says it belongs to, or None."""
+        """The round that the line names, or None."""
         number = self.data.get("round")
         return number if isinstance(number, int) else None
 
@@ -131,6 +132,6 @@ class OtherEvent(OutsideEvent):
         return line | content
 
 
-# Of `version`.
+# The supported `version`.
 SCHEMA = 1
 HEAD_KEYS = frozenset(["schema", *Event.model_fields]) - {"version"}

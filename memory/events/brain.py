@@ -1,4 +1,4 @@
-"""What the brain knows at the start of a round, what it is asked, and what it answers."""
+"""The context of the brain at the start of a round, its calls, and its answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Tokens(Record):
     """Tokens of one call to a language model.
 
     Attributes:
-        prompt: Of the messages to it.
-        answer: Of what it answered.
+        prompt: Tokens of the messages to the model.
+        answer: Tokens of its answer.
     """
 
     prompt: int = Field(ge=0)
@@ -23,16 +23,16 @@ class Tokens(Record):
 
     @property
     def total(self) -> int:
-        """The sum of both."""
+        """Tokens of messages and answer together."""
         return self.prompt + self.answer
 
 
 class ToolRequest(AsGiven):
-    """A tool call as a brain asks for it.
+    """A tool call as a brain requests it.
 
     Attributes:
         name: Name of the tool.
-        args: Its arguments.
+        args: Arguments of the call.
         id: Id of the call, unique in the round.
     """
 
@@ -46,12 +46,12 @@ class Message(AsGiven):
 
     Attributes:
         role: `system`, `human`, `ai`, or `tool`.
-        content: Its text.
-        tool_calls: Of the role `ai`: the calls that it asks for.
-        name: Of the role `tool`: name of the tool.
-        id: Of the role `tool`: id of the call whose result this is.
-        status: Of the role `tool`: `success` or `error`.
-        images: SHA-256 of the pictures that a model which sees is shown with it, each in
+        content: Text of the message.
+        tool_calls: For the role `ai`: the requested calls.
+        name: For the role `tool`: name of the tool.
+        id: For the role `tool`: id of the call whose result this is.
+        status: For the role `tool`: `success` or `error`.
+        images: SHA-256 of the pictures that a vision model is shown with the message, each in
             `rounds/NNN/seen/SHA256.png`.
     """
 
@@ -65,12 +65,12 @@ class Message(AsGiven):
 
 
 class OpeningEvent(RoundEvent):
-    """What the first message of the round is rendered from.
+    """The data from which the first message of the round is rendered.
 
     Attributes:
         facts: Budget, wishes and memory hits in full; reports, failures and verdicts by the number
-            of their round; as `agent.loop.context.Facts`.
-        images: SHA-256 of its pictures, see `model_call`.
+            of their round; see `agent.loop.context.Facts`.
+        images: SHA-256 of the pictures of the message, see `model_call`.
     """
 
     kind: Literal["opening"] = "opening"
@@ -79,12 +79,12 @@ class OpeningEvent(RoundEvent):
 
 
 class ToolsEvent(Event):
-    """A set of tools as it was offered, once; `offer` of the calls names it by its key.
+    """A set of offered tools, written once; `offer` of the calls refers to its key.
 
     Attributes:
-        mode: How tools are called: `native`, or `json` for models that answer by JSON.
+        mode: How tools are called: `native`, or `json` for models that answer in JSON.
         tools: JSON schemas of the tools.
-        text: The tools in words, of the mode `json`.
+        text: For the mode `json`: the tools as text.
     """
 
     kind: Literal["tools"] = "tools"
@@ -98,7 +98,7 @@ class FallbackEvent(RoundEvent):
 
     Attributes:
         phase: Phase of the round.
-        reason: Why the model does not answer.
+        reason: Why the model did not answer.
     """
 
     kind: Literal["fallback"] = "fallback"
@@ -107,19 +107,19 @@ class FallbackEvent(RoundEvent):
 
 
 class ModelCallEvent(RoundEvent):
-    """One question to a brain and its answer.
+    """A request to a brain and its answer.
 
     Attributes:
         phase: Phase of the round.
         author: The brain that answers, e.g. `policy:thompson`.
         tools: Names of the tools that it may call.
-        offer: Names the event `tools` with their schemas, `tools/OFFER`.
-        messages: What is new since the answer before.
+        offer: Identifies the event `tools` with their schemas, whose key is `tools/OFFER`.
+        messages: The messages since the previous answer.
         answer: Text and tool calls.
-        tokens: Tokens of both, 0 where nothing is counted.
+        tokens: Tokens of the messages and of the answer, 0 where they are not counted.
         usd: Cost in US dollars.
         seconds: Time until the answer.
-        retries: Requests that failed before, if any.
+        retries: Number of failed requests before the answer.
     """
 
     kind: Literal["model_call"] = "model_call"
@@ -136,17 +136,17 @@ class ModelCallEvent(RoundEvent):
 
 
 class ToolCallEvent(RoundEvent):
-    """A legal tool call and the text that it gave; the key ends with the id of the call.
+    """A legal tool call and its result; the key ends with the id of the call.
 
     Attributes:
         phase: Phase of the round.
         author: The brain that called.
         tool: Name of the tool.
         arguments: Arguments of the call.
-        result: Text that the brain gets.
+        result: Text that is returned to the brain.
         seconds: Time of the call.
-        rejected: Whether a person rejected the plan that was proposed.
-        images: Of `look_at`: SHA-256 of its picture, see `model_call`.
+        rejected: Whether a person rejected the proposed plan.
+        images: For `look_at`: SHA-256 of its picture, see `model_call`.
     """
 
     kind: Literal["tool_call"] = "tool_call"
@@ -161,14 +161,14 @@ class ToolCallEvent(RoundEvent):
 
 
 class IllegalCallEvent(RoundEvent):
-    """An answer that was no legal tool call; nothing was executed.
+    """An answer that is not a legal tool call; nothing was executed.
 
     Attributes:
         phase: Phase of the round.
         author: The brain that answered.
-        tool: Name of the tool that it called, None for none.
-        answer: Its text, or the arguments of the call.
-        problem: What is wrong with it, as the brain is answered.
+        tool: Name of the called tool, None without a call.
+        answer: Text of the answer, or the arguments of the call.
+        problem: Error message that is returned to the brain.
     """
 
     kind: Literal["illegal_call"] = "illegal_call"

@@ -1,4 +1,4 @@
-"""What a person does, and what becomes of it: wishes, added prompts, edits, answers."""
+"""Actions of a person and their effects: wishes, added prompts, edits, answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from memory.events.brain import Tokens
 
 
 class WishEvent(OutsideEvent):
-    """What a person wants of all later plans; it belongs to no round.
+    """A person's preference for all later plans; it belongs to no round.
 
     Attributes:
         wish: `id`, `kind`, `attributes`, `strength`, `share`, `text` and `since`, the first round
-            that it is for; of the kind `mix` `synthetic_share`, that of trainings; of `schedule`
+            that it applies to; for the kind `mix`, `synthetic_share` of trainings; for `schedule`,
             `schedule`, the rounds from `since` on.
     """
 
@@ -33,10 +33,10 @@ class AdditionEvent(OutsideEvent):
 
 
 class ForgetEvent(OutsideEvent):
-    """A wish or an addition is taken back.
+    """A wish or an addition was withdrawn.
 
     Attributes:
-        id: Its id.
+        id: Id of the wish or addition.
     """
 
     kind: Literal["forget"] = "forget"
@@ -44,10 +44,10 @@ class ForgetEvent(OutsideEvent):
 
 
 class WishesShownEvent(RoundEvent):
-    """A model's plan was turned down once, as the model could not know of new wishes.
+    """A model's plan was returned once because it was made without knowing of new wishes.
 
     Attributes:
-        wishes: Ids of the wishes that the model is shown now.
+        wishes: Ids of the wishes that the model is now shown.
     """
 
     kind: Literal["told"] = "told"
@@ -55,7 +55,7 @@ class WishesShownEvent(RoundEvent):
 
 
 class ProposedEvent(RoundEvent):
-    """The draft of a plan as wishes and additions have made it, before it is asked about.
+    """The draft of a plan after wishes and additions were applied, before approval.
 
     Attributes:
         made: `draft`, `shifts`, `additions`, `warnings`.
@@ -66,10 +66,10 @@ class ProposedEvent(RoundEvent):
 
 
 class PlanEditEvent(RoundEvent, OutsideEvent):
-    """A person edited a plan while it waits for approval; the last edit counts.
+    """A person edited a plan that waits for approval; the last edit is used.
 
     Attributes:
-        question: Key of the approval that it waits for.
+        question: Key of the approval that the plan waits for.
         made: As in `proposed`.
     """
 
@@ -79,7 +79,7 @@ class PlanEditEvent(RoundEvent, OutsideEvent):
 
 
 class SteeredEvent(RoundEvent):
-    """What wishes and additions changed in the plan of the round.
+    """The changes of the round's plan by wishes and additions.
 
     Attributes:
         shifts: For each wish, `wish` (its id) and the share of images `before` and `after`.
@@ -109,8 +109,8 @@ class ApprovalEvent(RoundEvent, OutsideEvent):
 
     Attributes:
         verdict: `approve` or `reject`.
-        why: The reason that they gave.
-        by: `user`, or `nobody` where time ran out.
+        why: The reason given.
+        by: `user`, or `nobody` after the time limit.
     """
 
     kind: Literal["approval"] = "approval"
@@ -125,9 +125,9 @@ class ChatCallEvent(OutsideEvent):
     Attributes:
         author: The brain that answers.
         question: The question.
-        tool: Name of the tool that it called, None for none.
-        answer: Its text, or the arguments of the call.
-        tokens: Tokens of both.
+        tool: Name of the called tool, None without a call.
+        answer: Text of the answer, or the arguments of the call.
+        tokens: Tokens of question and answer.
         usd: Cost in US dollars.
         seconds: Time until the answer.
     """

@@ -1,4 +1,4 @@
-"""The plan of a round and what has come of it; the types are the records of memory/records.py."""
+"""The plan of a round and its results; the types are the records of memory/records.py."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class PlanEvent(Event):
 
     Attributes:
         plan: The plan.
-        expectation: What the memory lets it expect, as `agent.loop.expectations.Expectation`
-            without its time.
-        n_tokens: Length of its texts in tokens of the generator.
-        max_tokens: The longest text that the generator takes.
-        undrawn: Words that the generator cannot draw, by text, if any.
-        draft: What the author made of a draft: `accept`, `edit`; "" for a plan of its own.
+        expectation: Expected results according to the memory, as
+            `agent.loop.expectations.Expectation` without its time.
+        n_tokens: Length of each prompt text in tokens of the generator.
+        max_tokens: Largest length that the generator accepts.
+        undrawn: Words that the generator cannot draw, by prompt text.
+        draft: How the author used a draft: `accept`, `edit`; "" for a plan of its own.
     """
 
     kind: Literal["plan"] = "plan"
@@ -33,7 +33,7 @@ class PlanEvent(Event):
 
 
 class GeneratorEvent(Event):
-    """What draws, once a session.
+    """The generator, once per session.
 
     Attributes:
         identity: Digest of weights and sampling.
@@ -48,7 +48,7 @@ class StageEvent(RoundEvent):
 
     Attributes:
         stage: `generate`, `train`, `evaluate` or `inspect`.
-        seconds: Time worked, pauses apart.
+        seconds: Duration without pauses.
     """
 
     kind: Literal["stage"] = "stage"
@@ -60,7 +60,7 @@ class BatchEvent(Event):
     """Images were drawn and audited.
 
     Attributes:
-        batch: Id of the job, shards with SHA-256, made and kept images of every prompt.
+        batch: Id of the job, shards with SHA-256, generated and kept images of every prompt.
     """
 
     kind: Literal["batch"] = "batch"
@@ -90,7 +90,7 @@ class ReportEvent(Event):
 
 
 class CreditsEvent(RoundEvent):
-    """What the prompts of the round did for the slices.
+    """The credit of the round's prompts for changes of slices.
 
     Attributes:
         credits: One for each prompt and slice.
@@ -101,7 +101,7 @@ class CreditsEvent(RoundEvent):
 
 
 class VerdictEvent(RoundEvent):
-    """How the hypothesis of the plan came out.
+    """The outcome of the plan's hypothesis.
 
     Attributes:
         verdict: The hypothesis, the figures before and after, and whether it held.
@@ -112,10 +112,10 @@ class VerdictEvent(RoundEvent):
 
 
 class LessonEvent(Event):
-    """What later sessions may recall of the round.
+    """A lesson of the round that later sessions may recall.
 
     Attributes:
-        lesson: A sentence and what it rests on.
+        lesson: A sentence, with the slice and outcome that it is based on.
     """
 
     kind: Literal["lesson"] = "lesson"
@@ -123,10 +123,10 @@ class LessonEvent(Event):
 
 
 class FailuresEvent(RoundEvent):
-    """Where the DSTM of the round fails; written when the brain asks for it.
+    """The failures of the round's DSTM, written when the brain inspects them.
 
     Attributes:
-        failures: Slices and clusters, ids of their photographs, and pictures.
+        failures: Slices and clusters, with ids of their photographs and pictures.
     """
 
     kind: Literal["failures"] = "failures"
@@ -137,8 +137,8 @@ class RoundDoneEvent(RoundEvent):
     """The round has ended.
 
     Attributes:
-        summary: What the brain says of it.
-        ends: Why the brain ends the session with it; "": it does not.
+        summary: The brain's summary of the round.
+        ends: Why the brain ends the session after this round; "" if it does not.
     """
 
     kind: Literal["round_done"] = "round_done"

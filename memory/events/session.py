@@ -1,4 +1,4 @@
-"""What a session is, and how it begins, goes on, stops, forks, and is taken back."""
+"""The description of a session, and its start, resumption, stop, forks and undone rounds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from memory.events.base import FAILURE, FailureText, Occasional, OutsideEvent
 
 
 class HeadEvent(OutsideEvent):
-    """The first event: what the session is, and what a replay needs beside that.
+    """The first event: the description of the session, with the data that a replay needs.
 
     Attributes:
         session: Name of the session.
         target: Name of the target.
         settings: All settings but `home`; the seeds are `settings.session.seed` and
             `settings.dstm.seed`.
-        palette: Combinations of attributes that the generator split has, as
+        palette: Combinations of attributes in the generator split, as
             `agent.planners.AttributeDistribution`.
-        record: What is recorded, 2 at present; of 1, credits and verdicts are settled by
-            the rules of that version. Journals without it can be walked through, but not
-            verified, forked or asked anew; a higher number is refused.
+        record: Version of the recorded content, `RECORD_VERSION` of `memory/journal.py`. A session
+            keeps the rules of the version that it began with. Journals without it can be stepped
+            through, but not verified, forked or run with another brain; newer ones are refused.
         interactive: Whether a person can be asked.
         class_names: Classes of the target.
-        vocabulary: Words of the target, as `prompts.vocabulary.Vocabulary`.
-        templates: The prompt files that the brain is shown, by name.
+        vocabulary: Vocabulary of the target, as `prompts.vocabulary.Vocabulary`.
+        templates: Texts of the prompt files by name.
     """
 
     kind: Literal["session"] = "session"
@@ -41,10 +41,10 @@ class HeadEvent(OutsideEvent):
 
 
 class ResumedEvent(OutsideEvent):
-    """The session goes on in another process.
+    """The session was resumed in another process.
 
     Attributes:
-        settings: As in `session`; some may have changed on the way.
+        settings: As in `session`; some may have changed.
         interactive: Whether a person can be asked from now on.
     """
 
@@ -54,12 +54,12 @@ class ResumedEvent(OutsideEvent):
 
 
 class ForkedEvent(OutsideEvent):
-    """Stands in a fork between the lines that it shares with its source and its own.
+    """The end of the lines that a fork shares with its source.
 
     Attributes:
         session: Name of the fork.
-        source: Name of the session that it comes from.
-        at: Its first round of its own.
+        source: Name of the session that was forked.
+        at: First round of the fork that it does not share.
     """
 
     kind: Literal["forked"] = "forked"
@@ -69,7 +69,7 @@ class ForkedEvent(OutsideEvent):
 
 
 class ProbeEvent(OutsideEvent):
-    """How the language model calls tools and, with the key `probe/sight`, whether it sees.
+    """How the language model calls tools or, with the key `probe/sight`, whether it sees pictures.
 
     Attributes:
         probe: As `agent.brains.probe.Probe` or `agent.brains.sight.Sight`.
@@ -80,13 +80,13 @@ class ProbeEvent(OutsideEvent):
 
 
 class FaultEvent(OutsideEvent):
-    """Something went wrong and was dealt with.
+    """A fault that the session recovered from.
 
     Attributes:
         what: Short name, e.g. `out of memory`, `killed`.
-        message: What happened, for people.
+        message: Description for people.
         round: Number of the round, 0 outside of one.
-        n_at_once: Of `out of memory`: images that are drawn at once from now on.
+        n_at_once: For `out of memory`: number of images per batch from now on.
     """
 
     kind: Literal["fault"] = "fault"
@@ -97,10 +97,10 @@ class FaultEvent(OutsideEvent):
 
 
 class PausedEvent(OutsideEvent):
-    """The session waited, on request or for disk space, and goes on.
+    """The session was paused, on request or for disk space, and continues.
 
     Attributes:
-        message: For how many seconds, and why.
+        message: Duration in seconds, and the reason.
         round: Number of the round, 0 outside of one.
     """
 
@@ -110,12 +110,12 @@ class PausedEvent(OutsideEvent):
 
 
 class EndedEvent(OutsideEvent):
-    """The session stops; it may be resumed later.
+    """The session stopped; it may be resumed later.
 
     Attributes:
-        rule: What ended it: `asked`, `signal`, or the limit that was reached, e.g. `max_hours`.
+        rule: Why it stopped: `asked`, `signal`, or the reached limit, e.g. `max_hours`.
         message: The rule in words, with its figures.
-        round: How many rounds have ended.
+        round: Number of finished rounds.
     """
 
     kind: Literal["ended"] = "ended"
@@ -125,10 +125,10 @@ class EndedEvent(OutsideEvent):
 
 
 class UndoneEvent(OutsideEvent):
-    """Rounds were taken back; their events before this line do not count any more.
+    """Rounds were undone; their events before this line are ignored.
 
     Attributes:
-        from_round: The first of these rounds.
+        from_round: First undone round.
     """
 
     kind: Literal["undone"] = "undone"
@@ -136,6 +136,6 @@ class UndoneEvent(OutsideEvent):
 
 
 class ClearedEvent(OutsideEvent):
-    """The files of rounds that were taken back are put aside."""
+    """The files of undone rounds were moved aside."""
 
     kind: Literal["cleared"] = "cleared"

@@ -346,7 +346,7 @@ def test_broken_files_are_refused(good: Path, tmp_path: Path, share: float) -> N
     data = good.read_bytes()
     path = tmp_path / "torn.zip"
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(SessionError, match="no whole zip file"):
+    with pytest.raises(SessionError, match="not a complete zip file"):
         unpack_bundle(path, tmp_path / "out")
     noise = bytearray(data)
     noise[len(noise) // 3] ^= 0xFF

@@ -342,7 +342,7 @@ def test_walk_goes_where_it_is_told(policy: Path) -> None:
     text = console.export_text()
     assert "This is the first step." in text
     assert "There is no round '99'." in text
-    assert "'nowhere to be found' is nowhere." in text
+    assert "'nowhere to be found' was not found." in text
     assert "j ROUND" in text
     titles = [line for line in text.splitlines() if line.startswith("step ")]
     assert [t.split("|")[1].split()[1] for t in titles if "|" in t][-2:] == ["3", "2"]

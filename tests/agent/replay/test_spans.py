@@ -221,6 +221,6 @@ def test_a_collector_gets_the_spans(home: Path, collector: tuple[str, list[bytes
 
     result = CliRunner().invoke(app, [*common, f"{url}/elsewhere"])
     assert result.exit_code != 0
-    assert "did not take the spans" in result.output
+    assert "did not accept the spans" in result.output
     result = CliRunner().invoke(app, [*common, "phoenix"])
-    assert "is no address" in result.output
+    assert "is not the address" in result.output

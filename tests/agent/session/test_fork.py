@@ -157,4 +157,4 @@ def test_difference_says_where_sessions_part(home: Path, forked: Path) -> None:
     record(home, "rival", "session.rounds=3", "session.seed=9")
     other = compare_sessions(home, "first", "rival")
     assert other.settings == ["session.seed: 0 -> 9"]
-    assert other.parts == "They part in round 1, phase plan: propose_plan / propose_plan."
+    assert other.parts == "They first differ in round 1, phase plan: propose_plan / propose_plan."
