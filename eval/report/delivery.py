@@ -46,11 +46,11 @@ def delivery_line(delivery: Delivery) -> Line:
     """Return whether images helped and which round is delivered, as sentences."""
     main = delivery.changes[0]
     change = f"{main.name} {estimate_text(main.difference, sign=True)}"
-    undecided = f"No difference that can be shown: {change}."
+    undecided = f"No significant difference: {change}."
     if main.difference.n < MIN_PHOTOGRAPHS:
         undecided = (
-            f"Too few test photographs for an interval, which takes {MIN_PHOTOGRAPHS}, so whether "
-            f"the difference is chance is not known: {change}."
+            f"Too few test photographs to test the difference (at least {MIN_PHOTOGRAPHS} are "
+            f"needed): {change}."
         )
     outcome = {
         "helped": f"The images helped: {change}.",
@@ -59,13 +59,13 @@ def delivery_line(delivery: Delivery) -> Line:
     }[delivery.outcome]
     rule = f"by {RULES[delivery.rule]} on feedback"
     chosen = (
-        f"Delivered is round {delivery.round}: {rule} no other round is better by more than a "
-        "standard error, and of the rounds that are as good it has the fewest images."
+        f"Round {delivery.round} is delivered: no other round is better {rule} by more than one "
+        "standard error, and among the rounds that are as good it has the fewest images."
     )
     if not delivery.round:
         chosen = (
-            f"Delivered is round {delivery.baseline}: no round with images is better {rule} by "
-            "more than a standard error."
+            f"Round {delivery.baseline} is delivered: no round with images is better {rule} by "
+            "more than one standard error."
         )
     return Line(f"{outcome} {chosen}", _STYLES[delivery.outcome])
 
