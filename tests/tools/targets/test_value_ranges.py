@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.targets.user import label_files, pictures
+from tools.targets.user import deep, label_files, pictures
 from tools.targets.user.loading import Item, ReadOptions, load_items
 from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport
@@ -153,3 +153,15 @@ def test_pictures_that_differ_in_low_bytes_are_no_copies(tmp_path: Path) -> None
         png((COLOURS / 2 + i).astype(np.uint16), tmp_path / "x.png")
         digests.add(pictures.pixel_digest(pictures.open_picture(tmp_path / "x.png")))
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_few_pixels_of_strong_colour_make_a_photograph_coloured(bits: int) -> None:
+    values = np.full((64, 64, 3), 9, np.uint16)
+    values[0, 0] = 255
+    # A cell under a fluorescence microscope or a light at night, and noise.
+    for colour, n_channels in (((250, 9, 9), 3), ((60, 9, 9), 1)):
+        values[5:8, 5:8] = colour
+        picture = Image.fromarray(values.astype(np.uint8))
+        picture = deep.from_values(values * 256) if bits == 16 else picture
+        assert len(pictures.fit_photograph(picture, (64, 64))[0]) == n_channels

@@ -27,7 +27,7 @@ from tools.targets.user.loading import DEPTH_SCALE, Item, Loaded, ReadOptions
 from tools.targets.user.masks import ClassNames, pixel_classes
 from tools.targets.validation import ValidationReport, refusal, text
 
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 _MIN_IMAGES = 20
 _MIN_OF_CLASS = 3
 _FEW_OF_CLASS = 5

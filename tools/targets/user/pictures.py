@@ -45,8 +45,6 @@ _DEEPEST = 65535
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 # Sizes are checked before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Above this mean difference of its channels (0..255) a picture is coloured.
-_COLOURED = 2.0
 
 
 class UnreadableImageError(DataError):
@@ -237,7 +235,7 @@ def fit_photograph(
         UnreadableImageError: Its values are floating point numbers.
     """
     if deep.LOW_BYTES in picture.info:
-        return deep.fit_bands(picture, size, _COLOURED)
+        return deep.fit_bands(picture, size)
     peak = int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0
     return fit_picture(to_photograph(picture), size), peak
 
@@ -306,12 +304,14 @@ def to_photograph(picture: Image.Image) -> Image.Image:
         return picture.convert("L")
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     # The differences of the channels from their mean, times 3 to be whole numbers.
-    total = 0
+    total = n_vivid = 0
     for strip in strips(rgb):
         values = np.asarray(strip).astype(np.int16)
         differences = 3 * values - values.sum(2, keepdims=True, dtype=np.int16)
         total += int(np.abs(differences).sum(dtype=np.int64))
-    is_coloured = total > _COLOURED * 9 * rgb.width * rgb.height
+        n_vivid += int((np.ptp(values, 2) > deep.VIVID).sum())
+    n_pixels = rgb.width * rgb.height
+    is_coloured = total > deep.COLOURED * 9 * n_pixels or n_vivid > deep.FEW_VIVID * n_pixels
     return rgb if is_coloured else rgb.convert("L")
 
 
