@@ -165,3 +165,11 @@ def test_a_few_pixels_of_strong_colour_make_a_photograph_coloured(bits: int) -> 
         picture = Image.fromarray(values.astype(np.uint8))
         picture = deep.from_values(values * 256) if bits == 16 else picture
         assert len(pictures.fit_photograph(picture, (64, 64))[0]) == n_channels
+
+
+@pytest.mark.parametrize("values", [RAMP - 1000, RAMP + 66000])
+def test_whole_numbers_out_of_16_bits_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "x.tif")
+    picture = pictures.open_picture(tmp_path / "x.tif")
+    with pytest.raises(UnreadableImageError, match=f"{values.min():.0f} to {values.max():.0f}"):
+        pictures.fit_photograph(picture, (32, 16))

@@ -294,10 +294,17 @@ def read_photographs(
 def to_photograph(picture: Image.Image) -> Image.Image:
     """Return a picture as gray (L) or RGB; transparency is dropped, 16 bits become floats (F).
 
-    Gray pictures that are stored as RGB become gray. Raises UnreadableImageError for floats.
+    Gray pictures that are stored as RGB become gray. Raises UnreadableImageError for floats, and
+    for whole numbers beyond 16 bits.
     """
     if picture.mode in DEEP_MODES:
-        return Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.float32))
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > _DEEPEST:
+            raise UnreadableImageError(
+                f"with values from {values.min()} to {values.max()}: save whole numbers from 0 to "
+                f"{_DEEPEST}"
+            )
+        return Image.fromarray(values.astype(np.float32))
     if picture.mode == "F":
         raise UnreadableImageError("of floating point numbers, of unknown range (save 8 bits)")
     if picture.mode in ("1", "L", "LA"):
