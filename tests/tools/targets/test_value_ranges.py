@@ -173,3 +173,16 @@ def test_whole_numbers_out_of_16_bits_are_refused(tmp_path: Path, values: np.nda
     picture = pictures.open_picture(tmp_path / "x.tif")
     with pytest.raises(UnreadableImageError, match=f"{values.min():.0f} to {values.max():.0f}"):
         pictures.fit_photograph(picture, (32, 16))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_shapes_that_only_transparency_shows_are_refused(
+    tmp_path: Path, mode: str, channels: int
+) -> None:
+    picture = Image.new(mode, (32, 16))
+    picture.putalpha(Image.fromarray(RAMP.astype(np.uint8)))
+    picture.save(tmp_path / "icon.png")
+    _, read, problems = pictures.read_photographs([tmp_path / "icon.png"], (channels, 16, 32))
+    assert not read
+    assert "transparen" in problems[0]

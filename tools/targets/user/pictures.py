@@ -279,7 +279,9 @@ def read_photographs(
         try:
             picture = upright(open_picture(path))
             if channels == 1 and deep.LOW_BYTES not in picture.info:
-                picture = picture if picture.mode in DEEP_MODES else picture.convert("L")
+                picture = (
+                    picture if picture.mode in DEEP_MODES else to_photograph(picture).convert("L")
+                )
             found.append((path, *fit_photograph(picture, (width, height))))
         except UnreadableImageError as error:
             problems.append(f"{path}: a file {error}")
@@ -294,8 +296,8 @@ def read_photographs(
 def to_photograph(picture: Image.Image) -> Image.Image:
     """Return a picture as gray (L) or RGB; transparency is dropped, 16 bits become floats (F).
 
-    Gray pictures that are stored as RGB become gray. Raises UnreadableImageError for floats, and
-    for whole numbers beyond 16 bits.
+    Gray pictures that are stored as RGB become gray. Raises UnreadableImageError for floats, whole
+    numbers beyond 16 bits, and one colour beneath transparency.
     """
     if picture.mode in DEEP_MODES:
         values = np.asarray(picture)
@@ -305,6 +307,10 @@ def to_photograph(picture: Image.Image) -> Image.Image:
                 f"{_DEEPEST}"
             )
         return Image.fromarray(values.astype(np.float32))
+    if is_transparent(picture) and all(a == b for a, b in picture.convert("RGB").getextrema()):
+        raise UnreadableImageError(
+            "whose shapes are in their transparency alone: lay them on a ground of another colour"
+        )
     if picture.mode == "F":
         raise UnreadableImageError("of floating point numbers, of unknown range (save 8 bits)")
     if picture.mode in ("1", "L", "LA"):
