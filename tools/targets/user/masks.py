@@ -112,6 +112,10 @@ def _classes(
     if present == {0, VOID} and VOID in unknown:
         report.warn("mask-binary")
         return [plain((names.given or {}).get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
+    if present == {0, 1, VOID} and VOID in unknown and VOID not in (names.given or {}):
+        of_files = [{id_of[i] for i in entry.ids} for entry in loaded]
+        if not any({1, VOID} <= ids for ids in of_files):
+            report.error("mask-scales", *(e.item.name for e in loaded if VOID in e.ids))
     if not names.by_colour and any(number >= COLOUR for number in present):
         return _colour_classes(loaded, present, names, report)
     given = names.given
