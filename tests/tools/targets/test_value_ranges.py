@@ -186,3 +186,29 @@ def test_shapes_that_only_transparency_shows_are_refused(
     _, read, problems = pictures.read_photographs([tmp_path / "icon.png"], (channels, 16, 32))
     assert not read
     assert "transparen" in problems[0]
+
+
+def test_normals_have_length_one(tmp_path: Path) -> None:
+    x = np.linspace(-0.8, 0.8, 32) * np.ones((16, 1))
+    normals = np.stack([x, 0 * x, np.sqrt(1 - x**2)])
+    pixels = (127 * normals + 128).round().astype(np.uint8).transpose(1, 2, 0)
+    pixels[:4] = 0
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    read = label_files.read_normals(tmp_path / "x.png")
+    assert np.isnan(read[:, :4]).all()
+    assert np.abs(read - normals)[:, 4:].max() < 0.02
+    Image.fromarray(COLOURS.astype(np.uint8)).save(tmp_path / "photograph.png")
+    with pytest.raises(UnreadableImageError, match="length"):
+        label_files.read_normals(tmp_path / "photograph.png")
+
+
+@pytest.mark.parametrize("kind", ["bits", "metres"])
+def test_marks_of_no_depth_are_unknown(tmp_path: Path, kind: str) -> None:
+    metres = np.where(RAMP > 200, 1e10, RAMP + 1)
+    if kind == "bits":
+        bits = np.where(RAMP > 200, 65535, (RAMP + 1) * 256).astype(np.uint16)
+        Image.fromarray(bits).save(tmp_path / "x.png")
+    else:
+        np.save(tmp_path / "x.npy", metres)
+    read = label_files.read_depth(next(tmp_path.iterdir()), scale=256)
+    assert np.array_equal(read, np.where(RAMP > 200, np.nan, RAMP + 1), equal_nan=True)
