@@ -128,14 +128,19 @@ def find_parts(root: Path, files: Sequence[Path]) -> list[Part]:
 
 
 def scan_classes(
-    part: Part, lists: Collection[Path], by_table: bool, report: ValidationReport
+    part: Part,
+    lists: Collection[Path],
+    by_table: bool,
+    words: dict[str, str],
+    report: ValidationReport,
 ) -> list[Item]:
-    """Return the pictures of class folders.
+    """Return the pictures of class folders, perhaps with folders of splits in each of these.
 
     Args:
         part: Folder of the class folders.
         lists: Lists of splits, whose folders are no classes.
         by_table: Whether a table names classes, so that pictures in no folder are returned too.
+        words: The folders of other parts by the class that they read like; takes these.
         report: Takes what is left out.
     """
     by_class: dict[str, list[Path]] = {
@@ -144,22 +149,27 @@ def scan_classes(
         if not any(file.is_relative_to(folder) for file in lists)
     }
     items = []
-    inner: list[tuple[str, ...]] = []
+    inner: dict[Path, list[str]] = {}
     for file in part.files:
         *folders, _ = file.relative_to(part.path).parts
         if folders and _is_read(file, part.name(file), report):
             by_class.setdefault(folders[0], []).append(file)
-            inner.append(tuple(folders[1:]))
-            if inner[-1]:
-                report.warn("folders-in-class", part.name(file))
+            inner[file] = folders[1:]
         elif not folders and is_picture(file) and by_table:
             items.append(Item(part.name(file), file, split=part.split))
         elif not folders and is_picture(file):
             report.warn("no-class", part.name(file))
-    if inner and all(inner):
-        names = sorted({folders[-1] for folders in inner})
-        report.warn("classes-deeper", names=some(names, _FEW))
-    words: dict[str, str] = {}
+    splits = {file: SPLIT_NAMES.get(f[0].lower()) for file, f in inner.items() if f}
+    if splits and len(splits) == len(inner) and all(splits.values()):
+        names = sorted({folders[0] for folders in inner.values()})
+        report.warn("split-lists", files=f"folders in each class, {', '.join(names)}")
+    else:
+        if splits:
+            report.warn("folders-in-class", *map(part.name, splits))
+        if splits and len(splits) == len(inner):
+            names = sorted({folders[-1] for folders in inner.values()})
+            report.warn("classes-deeper", names=some(names, _FEW))
+        splits = {}
     for folder, files in by_class.items():
         class_name = plain(folder)
         if not class_name:
@@ -167,9 +177,12 @@ def scan_classes(
         if not files:
             report.error("class-folder-empty", folder)
         other = words.setdefault(value_of(folder), folder)
-        if other != folder:
+        if other != folder and (other in by_class or plain(other) != class_name):
             report.error("class-folder-alike", folder, other=other)
-        items += [Item(part.name(file), file, class_name, part.split) for file in files]
+        items += [
+            Item(part.name(file), file, class_name, part.split or splits.get(file))
+            for file in files
+        ]
     return items
 
 
