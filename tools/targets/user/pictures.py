@@ -261,13 +261,14 @@ def scale_of(peak: int) -> int:
 
 
 def read_photographs(
-    paths: Sequence[Path], image_shape: Sequence[int]
+    paths: Sequence[Path], image_shape: Sequence[int], scale: int | None = None
 ) -> tuple[NDArray[np.uint8], list[Path], list[str]]:
     """Read photographs as the target `folder` reads those of a session.
 
     Args:
         paths: Image files.
         image_shape: (1 or 3, height, width).
+        scale: What values of 16 bits were divided by; None for what these files need.
 
     Returns:
         (n, *image_shape) of the files that can be read; these files; what is wrong with others.
@@ -285,7 +286,7 @@ def read_photographs(
             found.append((path, *fit_photograph(picture, (width, height))))
         except UnreadableImageError as error:
             problems.append(f"{path}: a file {error}")
-    scale = scale_of(max((peak for *_, peak in found), default=0))
+    scale = scale or scale_of(max((peak for *_, peak in found), default=0))
     images = np.zeros((len(found), channels, height, width), np.uint8)
     for place, (_, image, _) in zip(images, found, strict=True):
         fits = len(image) <= channels
