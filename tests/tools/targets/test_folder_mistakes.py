@@ -251,6 +251,12 @@ def test_a_class_folder_without_permission_is_named(
         build(root)
 
 
+def test_a_whole_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.targets.user.scan._MAX_FILES", 38)
+    with pytest.raises(DataError, match=r"\[too-many-files\] .*more than 38 files"):
+        build(class_folders(tmp_path / "birds"))
+
+
 def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
     (root / "@eaDir").mkdir()

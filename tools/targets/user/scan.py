@@ -27,6 +27,7 @@ from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
 
 _FEW = 5
+_MAX_FILES = 1_000_000
 # Formats of labels and of pictures that are not read.
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
 _UNREAD_PICTURES = (
@@ -64,8 +65,10 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
     Links are followed, but for one to a folder that holds it.
 
     Raises:
-        DataError: Names that are not in UTF-8, which no journal or page could hold.
+        DataError: Names that are not in UTF-8, which no journal or page could hold; too many files,
+            as of a whole disk.
     """
+    n_seen = 0
     files = []
     foreign = []
     pending = [(root, {root.resolve()})]
@@ -73,7 +76,11 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
         folder, above = pending.pop()
         if not os.access(folder, os.R_OK | os.X_OK):
             report.warn("no-permission", _relative(folder, root))
-        for path in paths_in(folder):
+        inside = paths_in(folder)
+        n_seen += len(inside)
+        if n_seen > _MAX_FILES:
+            raise refusal("too-many-files", root=root, maximum=_MAX_FILES)
+        for path in inside:
             name = str(path.relative_to(root))
             if is_system_name(path.name):
                 if (
