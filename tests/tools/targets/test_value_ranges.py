@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tools.targets.user import deep, label_files, pictures
 from tools.targets.user.loading import Item, ReadOptions, load_items
@@ -212,3 +212,35 @@ def test_marks_of_no_depth_are_unknown(tmp_path: Path, kind: str) -> None:
         np.save(tmp_path / "x.npy", metres)
     read = label_files.read_depth(next(tmp_path.iterdir()), scale=256)
     assert np.array_equal(read, np.where(RAMP > 200, np.nan, RAMP + 1), equal_nan=True)
+
+
+def test_an_animation_may_be_cut_anywhere(tmp_path: Path) -> None:
+    frames = [Image.effect_noise((32, 16), 40 + i) for i in range(2)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    data = (tmp_path / "x.gif").read_bytes()
+    report = ValidationReport()
+    items = [Item(f"{n}", data[:n]) for n in range(0, len(data), 5)]
+    assert load_items(items, (32, 16), ReadOptions(), False, report)
+    assert not report.errors
+
+
+@pytest.mark.parametrize("ending", [".webp", ".png"])
+def test_a_photograph_with_damaged_exif_is_read_as_it_is_stored(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"x{ending}"
+    Image.fromarray(RAMP.astype(np.uint8)).save(path, exif=b"Exif\0\0MM\x7f*\0\0\0\x08\0\x01")
+    (entry,) = load_items([Item("x", path)], (32, 16), ReadOptions(), False, ValidationReport())
+    read, *_ = pictures.read_photographs([path], entry.image.shape)
+    assert np.array_equal(read[0], entry.image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int) -> None:
+    picture = Image.fromarray(RAMP.astype(np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "x.png", exif=exif)
+    turned = pictures.upright(pictures.open_picture(tmp_path / "x.png"))
+    right = ImageOps.exif_transpose(Image.open(tmp_path / "x.png"))
+    assert np.array_equal(np.asarray(turned), np.asarray(right))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from memory.errors import DataError
 from tools.data.fitted import fit_picture
@@ -37,6 +37,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 64_000_000
 # From here on Pillow itself refuses a picture.
 LIMIT_PIXELS = 178_000_000
+_ORIENTATION = 0x0112
+# How EXIF's orientations from 2 on are turned upright.
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 # Pixels of a large picture that are worked on at once.
 _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
@@ -109,7 +112,9 @@ def _explained(source: Path | bytes, max_pixels: int) -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow raises many types
         raise _unreadable(source, error) from None
 
 
@@ -242,11 +247,29 @@ def fit_photograph(
 
 def upright(picture: Image.Image) -> Image.Image:
     """Return a picture turned as its camera noted."""
-    turned = ImageOps.exif_transpose(picture)
+    turn = turn_of(picture)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
     if low := picture.info.get(deep.LOW_BYTES):
-        low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
-        turned.info[deep.LOW_BYTES] = ImageOps.exif_transpose(low)
+        turned.info[deep.LOW_BYTES] = low.transpose(turn)
     return turned
+
+
+def turn_of(picture: Image.Image) -> Image.Transpose | None:
+    """Return how a camera noted to turn a picture, None for not at all or a damaged note."""
+    try:
+        return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # of damaged EXIF, for which Pillow raises many types
+        return None
+
+
+def count_frames(picture: Image.Image) -> int:
+    """Return the number of pictures in a file, 1 where those after the first are damaged."""
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # Pillow raises many types
+        return 1
 
 
 def to_8_bits(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
