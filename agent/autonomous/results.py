@@ -117,7 +117,11 @@ def write_best(
     text = _model_card(folder.name, settings, target, best, tests, delivery)
     with replacing(place) as new:
         write_bytes(new / "model.safetensors", weights)
-        write_json(new / "model.json", meta | {"image_shape": list(target.image_shape)})
+        reading = {
+            "image_shape": list(target.image_shape),
+            "scale_of_16_bits": getattr(target, "scale_of_16_bits", None),
+        }
+        write_json(new / "model.json", meta | reading)
         program = resources.files("agent.autonomous").joinpath("predict.py.txt")
         write_bytes(new / "predict.py", program.read_bytes())
         write_bytes(new / "README.md", text.encode())

@@ -93,6 +93,7 @@ def _scan(
     if with_images and not all(roles):
         raise refusal("mixed-layouts", root=root)
     items = []
+    words: dict[str, str] = {}
     for part, roles_in_part in zip(parts, roles, strict=True):
         if with_images:
             items += scan.scan_images(part, roles_in_part, by_table, report)
@@ -101,7 +102,7 @@ def _scan(
                 if part.path != root:  # checked above
                     refusals.refuse_mask_folders(part.path, part.files)
                 refusals.refuse_no_classes(part.path, part.files)
-            items += scan.scan_classes(part, lists, by_table, report)
+            items += scan.scan_classes(part, lists, by_table, words, report)
         scan.warn_unread_tables(part, with_images, table, report)
     labelled = any(item.labels for item in items)
     if not items or (with_images and not labelled and not by_table):

@@ -234,6 +234,21 @@ def test_a_prediction_reads_photographs_as_a_target_does(tmp_path: Path, channel
     assert "no.png" in problems[0] and "cannot be read" in problems[0]
 
 
+def test_a_prediction_scales_16_bits_as_its_target_did(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "birds", channels=1)
+    for i, file in enumerate(sorted(root.rglob("img *"))):
+        values = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        file.unlink()
+        Image.fromarray(values * (16 if i % 2 else 4)).save(file.with_suffix(".png"))
+    target = build(root)
+    assert target.scale_of_16_bits == 16
+    for split in SPLITS:
+        samples = target.split(split)
+        for name, image in zip(samples.ids, samples.images, strict=True):
+            read, *_ = read_photographs([root / name], target.image_shape, target.scale_of_16_bits)
+            assert np.array_equal(read[0], image)
+
+
 def test_odd_pictures_are_named(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birds")
     folder = root / CLASSES[0]

@@ -155,6 +155,46 @@ def test_the_table_names_the_class_where_no_folder_does(tmp_path: Path, folder: 
     assert "[no-class-in-table] (1)" in target.notice
 
 
+def test_a_table_that_names_other_classes_than_the_folders_is_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "batches")
+    files = sorted(f.relative_to(root) for f in root.rglob("img *"))
+    table = root / "attributes.csv"
+    rows = [f"{f},{f.parent},{i % 2}" for i, f in enumerate(files)]
+    table.write_text("\n".join(["file,class,night", *rows]), "utf-8")
+    assert "[column-name]" not in build(root).notice
+    rows = [f"{f},{'ab'[i % 2]},{i % 2}" for i, f in enumerate(files)]
+    table.write_text("\n".join(["file,class,night", *rows]), "utf-8")
+    with pytest.raises(DataError, match=r"\[table-class\] \(36\)"):
+        build(root)
+    for name in CLASSES:
+        (root / "images").mkdir(exist_ok=True)
+        (root / name).rename(root / "images" / name)
+    assert build(root).class_names == ["a", "b"]
+
+
+def test_splits_within_class_folders_are_kept(tmp_path: Path) -> None:
+    plain = class_folders(tmp_path / "plain")
+    root = tmp_path / "birds"
+    for i, file in enumerate(sorted(plain.rglob("img *"))):
+        folder = root / file.parent.name / ("train", "Val", "test")[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / file.name)
+    target = build(root)
+    assert len(target.class_names) == 3
+    assert "[classes-deeper]" not in target.notice
+    assert {Path(name).parts[1] for name in target.split("test").ids} == {"test"}
+    assert {Path(name).parts[1] for name in target.split("feedback").ids} == {"Val"}
+
+
+def test_classes_of_two_splits_that_differ_in_case_are_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        class_folders(tmp_path / "birds" / split)
+    (tmp_path / "birds" / "test" / CLASSES[0]).rename(tmp_path / "birds" / "test" / "red kite")
+    with pytest.raises(DataError, match=r"\[class-folder-alike\] \(1\): .(?i:red kite)") as error:
+        build(tmp_path / "birds")
+    assert "class-not-in-split" not in str(error.value)
+
+
 def test_outlines_and_boxes_are_said_to_be_unread(tmp_path: Path) -> None:
     root = scenes(tmp_path / "boxes", names="")
     shutil.rmtree(root / "depth")
@@ -209,6 +249,12 @@ def test_a_class_folder_without_permission_is_named(
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "Red Kite")
     with pytest.raises(DataError, match=r"without a picture.*\n.*\[no-permission\].*Red Kite"):
         build(root)
+
+
+def test_a_whole_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.targets.user.scan._MAX_FILES", 38)
+    with pytest.raises(DataError, match=r"\[too-many-files\] .*more than 38 files"):
+        build(class_folders(tmp_path / "birds"))
 
 
 def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:

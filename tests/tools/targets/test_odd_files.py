@@ -108,6 +108,39 @@ def test_whether_255_is_a_class_is_not_guessed(tmp_path: Path, values: tuple[int
     assert build(root).pixel_classes == ["sky", "road"]
 
 
+def test_numbers_of_objects_are_no_classes(tmp_path: Path) -> None:
+    def write(file: Path, mask: np.ndarray) -> None:
+        numbers = np.arange(mask.size).reshape(mask.shape) // 40
+        save_mask(file, (numbers % (4 + int(file.stem) % 7)).astype(np.uint8))
+
+    root = rewrite(scenes(tmp_path / "cells", names=""), write)
+    with pytest.raises(DataError, match=r"\[mask-instances\]"):
+        build(root)
+    (root / "classes.yaml").write_text("".join(f"{i}: layer {i}\n" for i in range(10)), "utf-8")
+    assert len(build(root).pixel_classes) == 10
+
+
+def test_ids_below_zero_are_of_unknown_class(tmp_path: Path) -> None:
+    def write(file: Path, mask: np.ndarray) -> None:
+        np.save(file.with_suffix(".npy"), mask.astype(np.int16) - 1)
+
+    target = build(rewrite(scenes(tmp_path / "scenes", names=""), write))
+    assert target.pixel_classes == ["class 0", "class 1"]
+    assert "id -1 in masks count as of unknown class" in target.notice
+
+
+def test_masks_of_1_beside_masks_of_255_are_refused(tmp_path: Path) -> None:
+    def write(file: Path, mask: np.ndarray) -> None:
+        save_mask(file, (mask > 0).astype(np.uint8) * (255 if int(file.stem) % 3 else 1))
+
+    root = rewrite(scenes(tmp_path / "cells", names=""), write)
+    with pytest.raises(DataError, match=r"\[mask-scales\]"):
+        build(root)
+    (root / "classes.yaml").write_text("0: ground\n1: cell\n255: cell\n", "utf-8")
+    masks = masks_of(build(root, void=[]))
+    assert {*np.unique(masks["03"])} == {*np.unique(masks["04"])} == {"ground", "cell"}
+
+
 @pytest.mark.parametrize("how", ["scaled", "JPEG"])
 def test_soft_edges_are_no_classes(tmp_path: Path, how: str) -> None:
     def soften(file: Path, mask: np.ndarray) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tools.targets.user import label_files, pictures
+from tools.targets.user import deep, label_files, pictures
 from tools.targets.user.loading import Item, ReadOptions, load_items
 from tools.targets.user.pictures import Source, UnreadableImageError
 from tools.targets.validation import ValidationReport
@@ -153,3 +153,94 @@ def test_pictures_that_differ_in_low_bytes_are_no_copies(tmp_path: Path) -> None
         png((COLOURS / 2 + i).astype(np.uint16), tmp_path / "x.png")
         digests.add(pictures.pixel_digest(pictures.open_picture(tmp_path / "x.png")))
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_few_pixels_of_strong_colour_make_a_photograph_coloured(bits: int) -> None:
+    values = np.full((64, 64, 3), 9, np.uint16)
+    values[0, 0] = 255
+    # A cell under a fluorescence microscope or a light at night, and noise.
+    for colour, n_channels in (((250, 9, 9), 3), ((60, 9, 9), 1)):
+        values[5:8, 5:8] = colour
+        picture = Image.fromarray(values.astype(np.uint8))
+        picture = deep.from_values(values * 256) if bits == 16 else picture
+        assert len(pictures.fit_photograph(picture, (64, 64))[0]) == n_channels
+
+
+@pytest.mark.parametrize("values", [RAMP - 1000, RAMP + 66000])
+def test_whole_numbers_out_of_16_bits_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "x.tif")
+    picture = pictures.open_picture(tmp_path / "x.tif")
+    with pytest.raises(UnreadableImageError, match=f"{values.min():.0f} to {values.max():.0f}"):
+        pictures.fit_photograph(picture, (32, 16))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_shapes_that_only_transparency_shows_are_refused(
+    tmp_path: Path, mode: str, channels: int
+) -> None:
+    picture = Image.new(mode, (32, 16))
+    picture.putalpha(Image.fromarray(RAMP.astype(np.uint8)))
+    picture.save(tmp_path / "icon.png")
+    _, read, problems = pictures.read_photographs([tmp_path / "icon.png"], (channels, 16, 32))
+    assert not read
+    assert "transparen" in problems[0]
+
+
+def test_normals_have_length_one(tmp_path: Path) -> None:
+    x = np.linspace(-0.8, 0.8, 32) * np.ones((16, 1))
+    normals = np.stack([x, 0 * x, np.sqrt(1 - x**2)])
+    pixels = (127 * normals + 128).round().astype(np.uint8).transpose(1, 2, 0)
+    pixels[:4] = 0
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    read = label_files.read_normals(tmp_path / "x.png")
+    assert np.isnan(read[:, :4]).all()
+    assert np.abs(read - normals)[:, 4:].max() < 0.02
+    Image.fromarray(COLOURS.astype(np.uint8)).save(tmp_path / "photograph.png")
+    with pytest.raises(UnreadableImageError, match="length"):
+        label_files.read_normals(tmp_path / "photograph.png")
+
+
+@pytest.mark.parametrize("kind", ["bits", "metres"])
+def test_marks_of_no_depth_are_unknown(tmp_path: Path, kind: str) -> None:
+    metres = np.where(RAMP > 200, 1e10, RAMP + 1)
+    if kind == "bits":
+        bits = np.where(RAMP > 200, 65535, (RAMP + 1) * 256).astype(np.uint16)
+        Image.fromarray(bits).save(tmp_path / "x.png")
+    else:
+        np.save(tmp_path / "x.npy", metres)
+    read = label_files.read_depth(next(tmp_path.iterdir()), scale=256)
+    assert np.array_equal(read, np.where(RAMP > 200, np.nan, RAMP + 1), equal_nan=True)
+
+
+def test_an_animation_may_be_cut_anywhere(tmp_path: Path) -> None:
+    frames = [Image.effect_noise((32, 16), 40 + i) for i in range(2)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    data = (tmp_path / "x.gif").read_bytes()
+    report = ValidationReport()
+    items = [Item(f"{n}", data[:n]) for n in range(0, len(data), 5)]
+    assert load_items(items, (32, 16), ReadOptions(), False, report)
+    assert not report.errors
+
+
+@pytest.mark.parametrize("ending", [".webp", ".png"])
+def test_a_photograph_with_damaged_exif_is_read_as_it_is_stored(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"x{ending}"
+    Image.fromarray(RAMP.astype(np.uint8)).save(path, exif=b"Exif\0\0MM\x7f*\0\0\0\x08\0\x01")
+    (entry,) = load_items([Item("x", path)], (32, 16), ReadOptions(), False, ValidationReport())
+    read, *_ = pictures.read_photographs([path], entry.image.shape)
+    assert np.array_equal(read[0], entry.image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int) -> None:
+    picture = Image.fromarray(RAMP.astype(np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "x.png", exif=exif)
+    turned = pictures.upright(pictures.open_picture(tmp_path / "x.png"))
+    right = ImageOps.exif_transpose(Image.open(tmp_path / "x.png"))
+    assert np.array_equal(np.asarray(turned), np.asarray(right))

@@ -20,14 +20,14 @@ from tools.data.samples import VOID, Samples
 from tools.targets import SPLITS, Target, check_split
 from tools.targets.levels import Bounds, measure_levels
 from tools.targets.splits import assign_splits, check_splits
-from tools.targets.user import loading
+from tools.targets.user import loading, pictures
 from tools.targets.user.attributes import add_columns, add_measured, add_presences
 from tools.targets.user.label_files import LABEL_NAMES, stores_metres
 from tools.targets.user.loading import DEPTH_SCALE, Item, Loaded, ReadOptions
 from tools.targets.user.masks import ClassNames, pixel_classes
 from tools.targets.validation import ValidationReport, refusal, text
 
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 _MIN_IMAGES = 20
 _MIN_OF_CLASS = 3
 _FEW_OF_CLASS = 5
@@ -50,6 +50,7 @@ class UserDataset(Target):
         self.vocabulary = Vocabulary.model_validate(meta["vocabulary"])
         self.notice: str = meta["notice"]
         self.flips: tuple[str, ...] = tuple(meta["flips"])
+        self.scale_of_16_bits: int | None = meta["scale_of_16_bits"]
         channels, height, width = arrays["images"].shape[1:]
         self.image_shape = (channels, height, width)
         self._arrays = arrays
@@ -126,6 +127,7 @@ def read_dataset(
     classified = task == "classification"
     readable, size = loading.select_readable(items, task, options, report)
     loaded = loading.load_items(readable, size, options, names.by_colour, report)
+    peak = max((entry.peak for entry in loaded), default=0)
     pixel_names, index_of = pixel_classes(loaded, options.void, names, report)
     loaded = _with_known_pixels(loaded, task, index_of, report)
     loaded = _without_contradictions(loaded, report)
@@ -161,6 +163,7 @@ def read_dataset(
         "pixel_classes": list(pixel_names),
         "vocabulary": vocabulary.model_dump(mode="json"),
         "flips": options.flips,
+        "scale_of_16_bits": pictures.scale_of(peak) if peak else None,
         "splits": splits,
         "ids": [entry.item.name for entry in loaded],
         "groups": _groups(loaded),

@@ -22,6 +22,9 @@ _OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP = tuple(f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in _OTHER)
 _GRAY_ALPHA = "LA;16B"
 _BYTE = 255
+# A picture is coloured if the mean difference of its channels (0..255) is above the first, or if
+# that of the highest and the lowest is above the second in more than a share of its pixels.
+COLOURED, VIVID, FEW_VIVID = 2.0, 64, 1 / 64**2
 
 
 def keep_low_bytes(picture: Image.Image, data: bytes) -> None:
@@ -79,15 +82,12 @@ def from_values(values: NDArray[np.uint16]) -> Image.Image:
     return picture
 
 
-def fit_bands(
-    picture: Image.Image, size: tuple[int, int], coloured: float
-) -> tuple[NDArray[np.float32], int]:
+def fit_bands(picture: Image.Image, size: tuple[int, int]) -> tuple[NDArray[np.float32], int]:
     """Scale a picture with low bytes; return its values and their maximum.
 
     Args:
         picture: Picture in colour or gray.
         size: (width, height).
-        coloured: Mean difference of channels, 0..255, above which a picture is in colour.
 
     Returns:
         (1 or 3, height, width), 0..65535, and the maximum of the whole picture.
@@ -101,7 +101,9 @@ def fit_bands(
     )
     peak = float(bands.max())
     mean = bands.mean(0)
-    is_coloured = float(np.abs(bands - mean).mean()) * 255 > coloured * max(peak, 1)
-    kept = bands if is_coloured else mean[None]
+    unit = max(peak, 1) / _BYTE
+    is_coloured = np.abs(bands - mean).mean() > COLOURED * unit
+    is_vivid = (np.ptp(bands, 0) > VIVID * unit).mean() > FEW_VIVID
+    kept = bands if is_coloured or is_vivid else mean[None]
     fitted = [fit_picture(Image.fromarray(band), size) for band in kept]
     return np.concatenate(fitted).astype(np.float32), int(peak)

@@ -25,6 +25,10 @@ LABEL_FORMATS = {
     "depth": ("depth files", "16-bit PNG (metres times 256), or .npy in metres"),
     "normals": ("normals files", "8-bit RGB, 127 n + 128"),
 }
+# Size at which the lengths of normals are checked, and tolerated error of their median length.
+_SAMPLED, _LENGTH_ERROR = (256, 256), 0.2
+# Values of sensors and renderers for missing depth or the sky: in 16 bits; in metres, from here on.
+_NO_DEPTH_BITS, _NO_DEPTH_M = 65535, 1e9
 # Mask ids from here on are colours: COLOUR + 0xRRGGBB.
 COLOUR = 1 << 24
 
@@ -119,7 +123,9 @@ def colour_text(number: int) -> str:
 
 
 def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return depth in metres, (height, width), NaN where it is not finite or not positive.
+    """Return depth in metres, (height, width), NaN where it is unknown.
+
+    Values that are not finite or not positive, 65535 in 16 bits, and 1e9 m and more are unknown.
 
     Args:
         source: Depth file; arrays and float TIFF files contain metres.
@@ -143,8 +149,9 @@ def read_depth(source: Source, scale: float, max_pixels: int = MAX_PIXELS) -> ND
                 ".npy in metres"
             )
         values = np.asarray(picture).astype(np.float32)
-        values = values if picture.mode == "F" else values / scale
-    known = np.isfinite(values) & (values > 0)
+        if picture.mode != "F":
+            values = np.where(values == _NO_DEPTH_BITS, np.nan, values / scale)
+    known = (values > 0) & (values < _NO_DEPTH_M)
     return np.where(known, values, np.nan).astype(np.float32)
 
 
@@ -162,6 +169,12 @@ def read_normals(source: Source, max_pixels: int = MAX_PIXELS) -> NDArray[np.flo
     if picture.mode != "RGB":
         raise UnreadableImageError(
             f"of mode {picture.mode}: save normals as 8-bit RGB, 127 n + 128"
+        )
+    sample = np.asarray(picture.resize(_SAMPLED, Image.Resampling.NEAREST), np.float32)
+    lengths = np.linalg.norm((sample - 128) / 127, axis=2)[sample.any(2)]
+    if lengths.size and np.median(np.abs(lengths - 1)) > _LENGTH_ERROR:
+        raise UnreadableImageError(
+            "whose vectors do not have length 1: are these normals, stored as 127 n + 128?"
         )
     return np.concatenate(
         [decode_normals(np.asarray(part)) for part in pictures.strips(picture)], axis=1

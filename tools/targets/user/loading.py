@@ -32,7 +32,6 @@ _MULTIPLE = 8
 # Minimum visible fraction after cropping, and minimum side in pixels, without a warning.
 _MIN_VISIBLE = 0.5
 _MIN_PIXELS = 8
-_ORIENTATION = 0x0112
 
 
 def _read_size(size: object) -> object:
@@ -236,9 +235,9 @@ def _load(
     report = ValidationReport()
     try:
         picture = pictures.open_picture(item.picture, options.max_pixels)
-        n_frames = getattr(picture, "n_frames", 1)
+        n_frames = pictures.count_frames(picture)
         labels = _read_labels(item, options, by_colour, kinds, report)
-        if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
+        if pictures.turn_of(picture) is not None:
             picture = _turned(picture, item, labels, report)
         digest = pictures.pixel_digest(picture)
         image, peak = pictures.fit_photograph(picture, size)

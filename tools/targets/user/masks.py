@@ -25,6 +25,9 @@ from tools.targets.validation import ValidationReport, text
 
 _MAX_CLASSES = 64
 _SHOWN = 5
+# Masks of instances: in how many different numbers of objects, the most at least how many, and in
+# which share of the masks no number is left out.
+_MIN_COUNTS, _MIN_OBJECTS, _MOST = 4, 8, 0.8
 
 
 class PublicClasses(NamedTuple):
@@ -103,7 +106,7 @@ def _classes(
     if not names.by_colour:
         _check_palettes(loaded, report)
     present = set(id_of.values())
-    unknown = set(void)
+    unknown = {*void, *(i for i in present if i < 0)}
     if not present:
         return [], {}
     if len(present) == 1:
@@ -112,6 +115,10 @@ def _classes(
     if present == {0, VOID} and VOID in unknown:
         report.warn("mask-binary")
         return [plain((names.given or {}).get(i, f"class {i}")) for i in (0, 1)], {0: 0, VOID: 1}
+    if present == {0, 1, VOID} and VOID in unknown and VOID not in (names.given or {}):
+        of_files = [{id_of[i] for i in entry.ids} for entry in loaded]
+        if not any({1, VOID} <= ids for ids in of_files):
+            report.error("mask-scales", *(e.item.name for e in loaded if VOID in e.ids))
     if not names.by_colour and any(number >= COLOUR for number in present):
         return _colour_classes(loaded, present, names, report)
     given = names.given
@@ -122,6 +129,9 @@ def _classes(
         report.warn(
             "mask-public", source=names.public.source, dropped=void_ids, how=text("name-ids")
         )
+    if given is None and _number_objects([{id_of[i] for i in e.ids} for e in loaded], unknown):
+        report.error("mask-instances", highest=max(present - unknown))
+        return [], {}
     if given is None:
         solid = {id_of[i] for entry in loaded for i in entry.solid}
         titles = _unnamed(present, unknown, solid, report)
@@ -139,6 +149,18 @@ def _classes(
             report.error("mask-foreign-ids", *affected, numbers=listed, classes=classes)
     different = list(dict.fromkeys(titles.values()))
     return different, {number: different.index(title) for number, title in titles.items()}
+
+
+def _number_objects(of_masks: Sequence[set[int]], unknown: set[int]) -> bool:
+    """Return whether masks number the objects of each image from 1, as those of instances do."""
+    known = [ids - unknown - {0} for ids in of_masks]
+    highest = {max(ids) for ids in known if ids}
+    n_counted = sum(len(ids) == max(ids, default=0) for ids in known)
+    return (
+        len(highest) >= _MIN_COUNTS
+        and max(highest) >= _MIN_OBJECTS
+        and n_counted > _MOST * len(known)
+    )
 
 
 def _check_palettes(loaded: Sequence[Loaded], report: ValidationReport) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from memory.errors import DataError
 from tools.data.fitted import fit_picture
@@ -37,6 +37,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 64_000_000
 # Pillow itself refuses larger pictures.
 LIMIT_PIXELS = 178_000_000
+_ORIENTATION = 0x0112
+# Transposition for each EXIF orientation from 2 on.
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 # Number of pixels of a large picture that are processed at once.
 _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
@@ -45,8 +48,6 @@ _DEEPEST = 65535
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 # Pillow's warning is redundant: sizes are checked before decoding.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Mean difference of channels (0..255) above which a picture is in colour.
-_COLOURED = 2.0
 
 
 class UnreadableImageError(DataError):
@@ -111,7 +112,9 @@ def _explained(source: Path | bytes, max_pixels: int) -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(max_pixels) from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow raises many types
         raise _unreadable(source, error) from None
 
 
@@ -237,18 +240,36 @@ def fit_photograph(
         UnreadableImageError: The picture has floating-point values.
     """
     if deep.LOW_BYTES in picture.info:
-        return deep.fit_bands(picture, size, _COLOURED)
+        return deep.fit_bands(picture, size)
     peak = int(np.asarray(picture).max()) if picture.mode in DEEP_MODES else 0
     return fit_picture(to_photograph(picture), size), peak
 
 
 def upright(picture: Image.Image) -> Image.Image:
     """Return a picture rotated according to its EXIF orientation."""
-    turned = ImageOps.exif_transpose(picture)
+    turn = turn_of(picture)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
     if low := picture.info.get(deep.LOW_BYTES):
-        low.info |= {key: picture.info[key] for key in ("exif",) if key in picture.info}
-        turned.info[deep.LOW_BYTES] = ImageOps.exif_transpose(low)
+        turned.info[deep.LOW_BYTES] = low.transpose(turn)
     return turned
+
+
+def turn_of(picture: Image.Image) -> Image.Transpose | None:
+    """Return how a camera noted to turn a picture, None for not at all or a damaged note."""
+    try:
+        return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # of damaged EXIF, for which Pillow raises many types
+        return None
+
+
+def count_frames(picture: Image.Image) -> int:
+    """Return the number of pictures in a file, 1 where those after the first are damaged."""
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # Pillow raises many types
+        return 1
 
 
 def to_8_bits(image: NDArray[Any], scale: int) -> NDArray[np.uint8]:
@@ -263,13 +284,14 @@ def scale_of(peak: int) -> int:
 
 
 def read_photographs(
-    paths: Sequence[Path], image_shape: Sequence[int]
+    paths: Sequence[Path], image_shape: Sequence[int], scale: int | None = None
 ) -> tuple[NDArray[np.uint8], list[Path], list[str]]:
     """Read photographs with the preprocessing of the target `folder`.
 
     Args:
         paths: Image files.
         image_shape: (1 or 3, height, width).
+        scale: What values of 16 bits were divided by; None for what these files need.
 
     Returns:
         Images, (n, *image_shape), of the readable files; these files; and the problems of others.
@@ -281,11 +303,13 @@ def read_photographs(
         try:
             picture = upright(open_picture(path))
             if channels == 1 and deep.LOW_BYTES not in picture.info:
-                picture = picture if picture.mode in DEEP_MODES else picture.convert("L")
+                picture = (
+                    picture if picture.mode in DEEP_MODES else to_photograph(picture).convert("L")
+                )
             readable.append((path, *fit_photograph(picture, (width, height))))
         except UnreadableImageError as error:
             problems.append(f"{path}: a file {error}")
-    scale = scale_of(max((peak for *_, peak in readable), default=0))
+    scale = scale or scale_of(max((peak for *_, peak in readable), default=0))
     images = np.zeros((len(readable), channels, height, width), np.uint8)
     for output, (_, image, _) in zip(images, readable, strict=True):
         fits = len(image) <= channels
@@ -296,22 +320,35 @@ def read_photographs(
 def to_photograph(picture: Image.Image) -> Image.Image:
     """Convert a picture to gray (L) or RGB; drops transparency, converts 16 bits to floats (F).
 
-    RGB pictures without colour become gray. Raises UnreadableImageError for floats.
+    RGB pictures without colour become gray. Raises UnreadableImageError for floats, integers beyond
+    16 bits, and a single colour with transparency.
     """
     if picture.mode in DEEP_MODES:
-        return Image.fromarray(np.asarray(picture).clip(0, 65535).astype(np.float32))
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > _DEEPEST:
+            raise UnreadableImageError(
+                f"with values from {values.min()} to {values.max()}: save whole numbers from 0 to "
+                f"{_DEEPEST}"
+            )
+        return Image.fromarray(values.astype(np.float32))
+    if is_transparent(picture) and all(a == b for a, b in picture.convert("RGB").getextrema()):
+        raise UnreadableImageError(
+            "whose shapes are in their transparency alone: lay them on a ground of another colour"
+        )
     if picture.mode == "F":
         raise UnreadableImageError("of floating point numbers, of unknown range (save 8 bits)")
     if picture.mode in ("1", "L", "LA"):
         return picture.convert("L")
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     # Differences of the channels from their mean, times 3 to remain integers.
-    total = 0
+    total = n_vivid = 0
     for strip in strips(rgb):
         values = np.asarray(strip).astype(np.int16)
         differences = 3 * values - values.sum(2, keepdims=True, dtype=np.int16)
         total += int(np.abs(differences).sum(dtype=np.int64))
-    is_coloured = total > _COLOURED * 9 * rgb.width * rgb.height
+        n_vivid += int((np.ptp(values, 2) > deep.VIVID).sum())
+    n_pixels = rgb.width * rgb.height
+    is_coloured = total > deep.COLOURED * 9 * n_pixels or n_vivid > deep.FEW_VIVID * n_pixels
     return rgb if is_coloured else rgb.convert("L")
 
 

@@ -27,6 +27,7 @@ from tools.targets.user.refusals import describe_no_labels
 from tools.targets.validation import ValidationReport, refusal
 
 _FEW = 5
+_MAX_FILES = 1_000_000
 # Unsupported formats of labels and pictures.
 _ARRAYS = (".npz", ".exr", ".pfm", ".mat", ".h5", ".hdf5", ".pt", ".dpt", ".pkl", ".raw", ".bin")
 _UNREAD_PICTURES = (
@@ -64,8 +65,10 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
     Links are followed, except to a folder that contains them.
 
     Raises:
-        DataError: Names are not in UTF-8, which journal and pages require.
+        DataError: Names are not in UTF-8, which journal and pages require, or there are more than
+            a million files, as on a whole disk.
     """
+    n_seen = 0
     files = []
     foreign = []
     pending = [(root, {root.resolve()})]
@@ -73,7 +76,11 @@ def files_below(root: Path, report: ValidationReport) -> list[Path]:
         folder, above = pending.pop()
         if not os.access(folder, os.R_OK | os.X_OK):
             report.warn("no-permission", _relative(folder, root))
-        for path in paths_in(folder):
+        inside = paths_in(folder)
+        n_seen += len(inside)
+        if n_seen > _MAX_FILES:
+            raise refusal("too-many-files", root=root, maximum=_MAX_FILES)
+        for path in inside:
             name = str(path.relative_to(root))
             if is_system_name(path.name):
                 if (
@@ -128,14 +135,19 @@ def find_parts(root: Path, files: Sequence[Path]) -> list[Part]:
 
 
 def scan_classes(
-    part: Part, lists: Collection[Path], by_table: bool, report: ValidationReport
+    part: Part,
+    lists: Collection[Path],
+    by_table: bool,
+    words: dict[str, str],
+    report: ValidationReport,
 ) -> list[Item]:
-    """Return the pictures of class folders.
+    """Return the pictures of class folders, perhaps with folders of splits in each of these.
 
     Args:
         part: Folder of the class folders.
         lists: Split lists, whose folders are not classes.
         by_table: Whether a table names classes; then pictures outside folders are also returned.
+        words: The folders of other parts by the class that they are read as; updated.
         report: Collects what is left out.
     """
     by_class: dict[str, list[Path]] = {
@@ -144,22 +156,27 @@ def scan_classes(
         if not any(file.is_relative_to(folder) for file in lists)
     }
     items = []
-    inner: list[tuple[str, ...]] = []
+    inner: dict[Path, list[str]] = {}
     for file in part.files:
         *folders, _ = file.relative_to(part.path).parts
         if folders and _is_read(file, part.name(file), report):
             by_class.setdefault(folders[0], []).append(file)
-            inner.append(tuple(folders[1:]))
-            if inner[-1]:
-                report.warn("folders-in-class", part.name(file))
+            inner[file] = folders[1:]
         elif not folders and is_picture(file) and by_table:
             items.append(Item(part.name(file), file, split=part.split))
         elif not folders and is_picture(file):
             report.warn("no-class", part.name(file))
-    if inner and all(inner):
-        names = sorted({folders[-1] for folders in inner})
-        report.warn("classes-deeper", names=some(names, _FEW))
-    words: dict[str, str] = {}
+    splits = {file: SPLIT_NAMES.get(f[0].lower()) for file, f in inner.items() if f}
+    if splits and len(splits) == len(inner) and all(splits.values()):
+        names = sorted({folders[0] for folders in inner.values()})
+        report.warn("split-lists", files=f"folders in each class, {', '.join(names)}")
+    else:
+        if splits:
+            report.warn("folders-in-class", *map(part.name, splits))
+        if splits and len(splits) == len(inner):
+            names = sorted({folders[-1] for folders in inner.values()})
+            report.warn("classes-deeper", names=some(names, _FEW))
+        splits = {}
     for folder, files in by_class.items():
         class_name = plain(folder)
         if not class_name:
@@ -167,9 +184,12 @@ def scan_classes(
         if not files:
             report.error("class-folder-empty", folder)
         other = words.setdefault(value_of(folder), folder)
-        if other != folder:
+        if other != folder and (other in by_class or plain(other) != class_name):
             report.error("class-folder-alike", folder, other=other)
-        items += [Item(part.name(file), file, class_name, part.split) for file in files]
+        items += [
+            Item(part.name(file), file, class_name, part.split or splits.get(file))
+            for file in files
+        ]
     return items
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memory.csv_text import unmark_cell
-from prompts.user_vocabulary import is_blank
+from prompts.user_vocabulary import is_blank, value_of
 from tools.targets.splits import SPLIT_NAMES
 from tools.targets.user.class_cells import ClassCells
 from tools.targets.user.loading import Item
@@ -157,9 +157,12 @@ def join_table(
             if named.setdefault(index, name) != name:
                 report.error("table-picture-twice", item.name)
             attributes = dict(row.attributes)
-            if item.class_name is None and not item.labels:
+            if not item.labels:
                 attributes = {k: v for k, v in attributes.items() if k.lower() != "class"}
-                item = replace(item, class_name=row.class_name or None)
+                class_name = item.class_name or row.class_name or None
+                if row.class_name and value_of(class_name or "") != value_of(row.class_name):
+                    report.error("table-class", item.name)
+                item = replace(item, class_name=class_name)
             joined[index] = replace(
                 item, split=row.split or item.split, group=row.group, attributes=attributes
             )
