@@ -331,7 +331,7 @@ def to_photograph(picture: Image.Image) -> Image.Image:
                 f"{_DEEPEST}"
             )
         return Image.fromarray(values.astype(np.float32))
-    if is_transparent(picture) and all(a == b for a, b in picture.convert("RGB").getextrema()):
+    if is_transparent(picture) and picture.convert("RGB").getcolors(1):
         raise UnreadableImageError(
             "whose shapes are in their transparency alone: lay them on a ground of another colour"
         )
