@@ -19,6 +19,7 @@ from tools import targets
 from tools.data.samples import VOID
 from tools.targets import SPLITS, Target
 from tools.targets.user.class_files import read_class_file
+from tools.targets.user.dataset import UserDataset
 from tools.targets.user.label_files import COLOUR
 from tools.targets.user.pictures import read_photographs
 
@@ -241,7 +242,7 @@ def test_a_prediction_scales_16_bits_as_its_target_did(tmp_path: Path) -> None:
         file.unlink()
         Image.fromarray(values * (16 if i % 2 else 4)).save(file.with_suffix(".png"))
     target = build(root)
-    assert target.scale_of_16_bits == 16
+    assert isinstance(target, UserDataset) and target.scale_of_16_bits == 16
     for split in SPLITS:
         samples = target.split(split)
         for name, image in zip(samples.ids, samples.images, strict=True):
