@@ -21,6 +21,8 @@ _MAX_CLAUSES = 8
 _TAKE_ALL = ("forget", "show")
 # Run before preferences of the same text are taken up.
 _FIRST = ("forget", "back")
+# What is shown again, or is another plan, before it can be approved.
+_BEFORE_APPROVAL = ("edit", "undo", "budget images")
 # At most one of each can be meant.
 _EXCLUSIVE = (
     ("approve", "reject"), ("pause", "stop", "continue"), ("continue", "budget rounds"),
@@ -68,7 +70,10 @@ def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult 
     is_read = not rest or result.is_exact
     if not is_read and (whole.is_exact or whole.command or whole.question):
         return None
-    if not is_read or result.preferences:
+    # Rows are those of the plan as it is shown: the last one goes first.
+    commands.sort(key=lambda c: -int(c.split()[1]) if c.startswith("edit") else 0)
+    is_changed = any(command.startswith(_BEFORE_APPROVAL) for command in commands)
+    if not is_read or result.preferences or is_changed:
         # "Yes" may be no answer here, and a plan that waits does not follow the preferences yet.
         commands = [c for c in commands if c != "approve" and (is_read or c != "reject")]
     if any(re.match(r"(?:continue|budget rounds) \d", command) for command in commands):
