@@ -62,6 +62,7 @@ _REWRITES = {
     r"(\d) ?(?:%|percent\b|per cent\b)": r"\1%",
     r"(\d)(?=(?:h|hours?|m|mins?|minutes)\b)": r"\1 ",
     r"\bfrom \d+%? to (?=\d+%)": "",
+    r"(?<=%) of (?:all |all of )?(?:the |my )?(?:images|pictures)\b": "",
     r"\b(?:get|bring|raise|increase|push|take|boost) (.+?) up to (?=\d+%)": r"\1 ",
     r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
     r"\bstop (?:making|drawing|generating|showing|using) (?:so|too|as) many\b": "fewer",
@@ -345,6 +346,9 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             demands.append(_Demand(bounds("only"), [], groups))
             continue
         head, *rest = children
+        if head and rest[-1:] == [None] and all(d.data == "share" for d in rest[::2]):
+            # "dark 35% mono 50%": each share follows what it is about
+            head, rest[1::2] = None, [head, *rest[1:-1:2]]
         about, new = _chained(head.children if head else [], rest)
         if about and demands:
             demands[-1].groups.append(about)

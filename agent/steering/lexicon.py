@@ -24,7 +24,7 @@ FILLERS = frozenset(
         "thanks thank now really very too again all both each every have see get keep put my our "
         "its this these session about around exactly last use kindly think "
         "entirely completely possible maybe perhaps probably guess "
-        "look looks seem seems"
+        "look looks seem seems set"
     )
 )
 # Words of preferences; a value of such a name is said with its attribute, as "class=more".

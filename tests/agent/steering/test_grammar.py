@@ -169,6 +169,9 @@ def test_commands(text: str, command: str) -> None:
         ("less fog but more rain", ["fewer x2 weather=fog", "more x2 weather=rain"]),
         ("please use fewer images with snow", ["fewer x2 weather=snow"]),
         ("dont show me night pls", ["avoid light=night"]),
+        ("rain 30% night 20% fog 10%",
+         ["30% weather=rain", "20% light=night", "10% weather=fog"]),
+        ("rain 10% of all images", ["10% weather=rain"]),
     ],
 )  # fmt: skip
 def test_wishes_with_negations_and_numbers(text: str, wishes: list[str]) -> None:
