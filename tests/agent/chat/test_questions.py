@@ -328,6 +328,16 @@ def test_what_words_do_not_say_is_asked_before_it_is_applied(
     assert "Failures after round 2" in reply
 
 
+def test_answers_of_a_wrong_shape_are_refused(model: tuple[Conversation, Model]) -> None:
+    _, odd = model
+    for shape in (True, 5, None, "more dark", [None]):
+        reply = odd.say("more of the gloomy stuff", "prefer", preferences=shape)
+        assert "Not taken from the model" in reply, (shape, reply)
+    for text in (None, ["Dark is worst."], "<think>It is 0.9?</think>"):
+        reply = odd.say("what would my boss say of the gloomy stuff", "reply", text=text)
+        assert "its answer is empty" in reply, (text, reply)
+
+
 def test_the_facts_of_a_model_are_complete(
     model: tuple[Conversation, Model], fake_llm: Any
 ) -> None:
