@@ -254,6 +254,7 @@ OWN = Lexicon(
         ("only STOP signs please", [("only", {"class": "stop-sign"})]),
         ("more Äpfel, fewer mugs",
          [("more", {"class": "äpfel"}), ("fewer", {"class": "blue-mug"})]),
+        ("more apfel", [("more", {"class": "äpfel"})]),
         ("focus on the dark tennis balls",
          [("focus", {"class": "tennis-ball", "brightness": "dark"})]),
         ("more traffic-cones and stop-signs", [("more", {"class": "traffic-cone|stop-sign"})]),
