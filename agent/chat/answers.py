@@ -145,10 +145,11 @@ def plan_summary(
         Line(f"Plan of round {plan.round}: {size}", "bold"),
         Line(f"By {author}: {one_line(plan.why, 240) or 'no reason given'}"),
     ]
+    parts: dict[str, float] = {}
     for name in names:
         attributes = {key: tuple(v.split("|")) for key, v in (slice_attributes(name) or {}).items()}
         about = Preference(attributes=attributes, min_share=1)
-        part = share(about, plan.prompts, vocabulary)
+        part = parts[name] = share(about, plan.prompts, vocabulary)
         bar = "█" * round(_BAR * part)
         text = f"{bar.ljust(_BAR, '░')} {percent(part):>4} {name}"
         if before:
@@ -158,7 +159,7 @@ def plan_summary(
     blocks += [Line(f"Preferences: {'; '.join(moved)}")] if moved else []
     if request and request.expectation:
         blocks.append(Line(expected(request.expectation), "dim"))
-    if plan.hypothesis:
+    if plan.hypothesis and parts.get(plan.hypothesis.slice, 1):  # preferences may leave it none
         effect = signed(plan.hypothesis.expected_change)
         blocks.append(Line(f"It expects {effect} on {one_line(plan.hypothesis.slice)}."))
     blocks += [Line(one_line(levers_text(plan.levers), 240))] if plan.levers else []

@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 from pydantic import ValidationError
 
 from agent.brains import planner_of
+from agent.brains.actions import without_thoughts
 from agent.brains.spending import spent
 from agent.chat.answers import data_lines, trend_lines
 from agent.chat.claims import Claim, unsupported_claims
@@ -36,6 +37,8 @@ _COMMANDS = [name for name, command in COMMANDS.items() if command.by_model]
 _N_REMEMBERED = 6
 # Characters of facts per token of the context, about half of it; most characters of a reply.
 _CHARS_PER_TOKEN, _MAX_REPLY = 1.5, 1500
+# Of one call.
+_MAX_PREFERENCES = 8
 
 
 class AssistantReply(NamedTuple):
@@ -92,7 +95,8 @@ class ChatAssistant:
             if not words or words[0] not in _COMMANDS:
                 raise BrainError(f"it called an unknown command: {' '.join(words)[:80]}")
             return AssistantReply(command=" ".join(words)[:200])
-        answer = one_line(str(arguments.get("text", "")), _MAX_REPLY)
+        said = arguments.get("text")
+        answer = one_line(without_thoughts(said) if isinstance(said, str) else "", _MAX_REPLY)
         if not answer:
             raise BrainError("its answer is empty")
         past = self._queries.rounds()
@@ -130,7 +134,8 @@ class ChatAssistant:
         """Parse the arguments of `prefer` into preferences, validated like those of the grammar."""
         allowed = {"attributes", "min_share", "max_share", "factor", "text"}
         preferences = []
-        for given in arguments.get("preferences") or [{}]:
+        stated = arguments.get("preferences")
+        for given in (stated or [{}])[:_MAX_PREFERENCES] if isinstance(stated, list) else [stated]:
             try:
                 if not given or given.keys() - allowed:
                     raise BrainError(f"a preference has the fields {', '.join(sorted(allowed))}")
@@ -165,7 +170,7 @@ class ChatAssistant:
         answer = self._chat_model().bind_tools(tools).invoke(messages)
         usage = spending.usage(answer)
         call = answer.tool_calls[0] if answer.tool_calls else None
-        content = json.dumps(call["args"]) if call else str(answer.content)
+        content = json.dumps(call["args"]) if call else without_thoughts(str(answer.text))
         session.journal.append(
             ChatCallEvent(
                 author=settings.brain,
@@ -178,7 +183,7 @@ class ChatAssistant:
             )
         )
         self._history = [*self._history, question, AIMessage(content[:500])][-_N_REMEMBERED:]
-        return call, str(answer.content)
+        return call, content
 
     def _chat_model(self) -> BaseChatModel:
         if self._model is None:
@@ -230,7 +235,7 @@ class ChatAssistant:
             "text": {"type": "string", "maxLength": 300, "description": "for what no value says"},
         }
         item = {"type": "object", "properties": preference, "additionalProperties": False}
-        preferences = {"type": "array", "items": item, "minItems": 1, "maxItems": 8}
+        preferences = {"type": "array", "items": item, "minItems": 1, "maxItems": _MAX_PREFERENCES}
         reply = {"type": "string", "maxLength": 600}
         line = {"type": "string", "pattern": rf"^({'|'.join(_COMMANDS)})( .*)?$", "maxLength": 200}
         return [

@@ -272,10 +272,13 @@ class LiveSession:
                 self.tell("state", f"The session stopped by an error: {error}")
 
     def _run(self) -> None:
+        from agent.autonomous.report import write_report
+        from agent.autonomous.results import write_results
         from agent.autonomous.runner import run_rounds
         from agent.autonomous.thumbnails import show_start
 
         self.error, self.before = None, "stopped"
+        n_before = self.session.n_done()
         control, journal = self.session.control, self.session.journal
         state: LiveState
         try:
@@ -291,7 +294,13 @@ class LiveSession:
             n_done = self.session.n_done()
             journal.append(ending.event(n_done))
             text = "Stopped" if state == "idle" else f"Finished: {ending.message}"
-            self.tell("state", f"{text}. Rounds done: {n_done}.")
+            text = f"{text}. Rounds done: {n_done}."
+            settings, folder = self.session.settings, self.session.folder
+            if state != "idle" and (n_done > n_before or not (folder / "best").exists()):
+                page = write_report(settings.home, folder.name, self.components.without_session())
+                places = [page, *write_results(self.session)]
+                text += f" Written: {', '.join(map(str, places))}."
+            self.tell("state", text)
         self._set(state, stage="", done=0, total=0)
 
     def _halt(self) -> None:

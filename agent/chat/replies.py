@@ -73,7 +73,7 @@ def _unclear(text: str, name: str) -> str:
             f"{limit[0]!r}: a preference holds for all plans from the next one on, without a time, "
             f"condition or choice, so {one_line(text, 80)!r} is not taken."
         )
-    reason = f"{one_line(text, 80)!r} can mean several things, so nothing is changed."
+    reason = f"{one_line(text, 80)!r} can mean several things, so it is not taken."
     if not name:
         size = f" Of rounds: /budget images 60, or {SCHEDULE}." if "images" in text else ""
         return reason + size

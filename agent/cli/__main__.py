@@ -1,5 +1,15 @@
-"""`python -m agent.cli`: the command `shaping`."""
+"""`python -m agent.cli`, and the command `shaping`."""
 
-from agent.cli.app import main
 
-main()
+def main() -> None:
+    """Run the command; Ctrl-C while its modules load ends it in a line, too."""
+    try:
+        from agent.cli import app
+
+        app.main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,8 @@ _MAX_CLAUSES = 8
 _TAKE_ALL = ("forget", "show")
 # Commands that run before the preferences of the same text are added.
 _FIRST = ("forget", "back")
+# Commands after which the plan is shown again or replaced, so that it cannot be approved yet.
+_BEFORE_APPROVAL = ("edit", "undo", "budget images")
 # Groups of commands of which a text may contain only one.
 _EXCLUSIVE = (
     ("approve", "reject"), ("pause", "stop", "continue"), ("continue", "budget rounds"),
@@ -68,7 +70,10 @@ def _in_clauses(line: str, whole: ParseResult, lexicon: Lexicon) -> ParseResult 
     is_read = not rest or result.is_exact
     if not is_read and (whole.is_exact or whole.command or whole.question):
         return None
-    if not is_read or result.preferences:
+    # Row numbers refer to the plan as shown, so the last row is edited first.
+    commands.sort(key=lambda c: -int(c.split()[1]) if c.startswith("edit") else 0)
+    is_changed = any(command.startswith(_BEFORE_APPROVAL) for command in commands)
+    if not is_read or result.preferences or is_changed:
         # "yes" may not be an answer here, and the waiting plan does not follow the preferences yet.
         commands = [c for c in commands if c != "approve" and (is_read or c != "reject")]
     if any(re.match(r"(?:continue|budget rounds) \d", command) for command in commands):

@@ -25,8 +25,11 @@ from agent.steering.questions import Question, mix_command, question
 MAX_CHARS = 2000
 # Maximum number of words per sentence, since the parser's time is cubic in it.
 _MAX_WORDS, _MAX_COMMAND_WORDS = 40, 16
-# "half as much fog as rain"
-_COMPARES = re.compile(r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+")
+# "half as much fog as rain", "half of the rain should be at night": shares of a part of all images.
+_COMPARES = re.compile(
+    r"\bas (?:many|much|often)\b.*#\d+.*\bas #\d+"
+    r"|(?:%|/\d) of (?:the |all )?#\d+(?: (?!and\b)\w+){0,2} be\b.*#\d+"
+)
 # A time, a condition or a choice, which preferences cannot express.
 LIMITS = re.compile(
     r"\b(?:if|unless|until|either|first|later|afterwards|eventually|when(?:ever)?|once"
@@ -62,6 +65,11 @@ _REWRITES = {
     r"(\d) ?(?:%|percent\b|per cent\b)": r"\1%",
     r"(\d)(?=(?:h|hours?|m|mins?|minutes)\b)": r"\1 ",
     r"\bfrom \d+%? to (?=\d+%)": "",
+    r", ?(?:ok(?:ay)?|alright)\?$": "",
+    r"(?:,|\band) some (?!more\b|fewer\b|less\b)": ". ",  # "mostly rain, some fog"
+    r"\b(?:smaller|shorter) (?:rounds|batches|plans)\b": "fewer images per round",
+    r"\b(?:larger|bigger|longer) (?:rounds|batches|plans)\b": "more images per round",
+    r"(?<=%) of (?:all |all of )?(?:the |my )?(?:images|pictures)\b": "",
     r"\b(?:get|bring|raise|increase|push|take|boost) (.+?) up to (?=\d+%)": r"\1 ",
     r"\b(?:between )?(\d+)%? ?(?:to|and|-) ?(\d+%)": r"\1-\2",
     r"\bstop (?:making|drawing|generating|showing|using) (?:so|too|as) many\b": "fewer",
@@ -351,6 +359,9 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             demands.append(_Demand(bounds("only"), [], groups))
             continue
         head, *rest = children
+        if head and rest[-1:] == [None] and all(d.data == "share" for d in rest[::2]):
+            # "dark 35% mono 50%": each share follows what it is about
+            head, rest[1::2] = None, [head, *rest[1:-1:2]]
         about, new = _chained(head.children if head else [], rest)
         if about and demands:
             demands[-1].groups.append(about)

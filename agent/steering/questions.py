@@ -48,7 +48,8 @@ _TOPICS = tuple(
          rf"(?:1 )?(?:{_GO_ON})\b", r"(?:1|more) rounds? (?:help|bring|be|do)",
          r"if (?:i|we) (?:stop|continue|go on)"),
         ("why", r"why\b", r"reasons?\b", r"what made you"),
-        ("classes", r"class(?:es)?\b", r"iou|recall|confuse", r"(?:mistaken|taken) for"),
+        ("classes", r"class(?:es)?\b", r"iou|recall|confuse|confusion(?: matrix)?",
+         r"(?:mistaken|taken) for"),
         ("plan", r"plan(?:s|ned)?\b", r"next\b", r"prompts?\b"),
         ("synthetic", r"mix\b|mixture", r"how (?:much|many|large|big) .*(?:synthetic|generated)",
          r"(?:synthetic|generated) (?:share|part)", r"(?:share|part) of (?:synthetic|generated)"),
@@ -70,7 +71,7 @@ _TOPICS = tuple(
          r"struggle"),
         ("budget", r"costs?\b|spen[dt]\b|budget|money|price|left\b|remain|eta\b|how long|when\b",
          r"finish|hours?\b|minutes|tokens?\b|dollars?\b|how many (?:rounds|images)"),
-        ("status", r"scores?\b|accuracy|miou|results?\b|status|progress|going\b|far\b|doing\b",
+        ("status", r"scores?\b|accura|miou|results?\b|status|progress|going\b|far\b|doing\b",
          r"happening|best\b|rounds?\b"),
     )
 )  # fmt: skip

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from html import escape
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -40,8 +41,9 @@ _SIGN_IN = """<!doctype html>
 <title>Token needed</title><link rel="icon" href="data:,">
 <h1>This page needs its token</h1>
 <p>Open the address that <code>shaping web</code> has printed, or enter the token here.</p>
-<form action="/"><label>Token <input name="token" type="password" required autofocus></label>
+<form action="/"><label>Token <input name="token" type="password" required autofocus></label>%s
 <button>Open</button></form></html>"""
+_FIELD = '<input type="hidden" name="%s" value="%s">'
 _SIGNED_IN = '<!doctype html><title>Shaping</title><link rel="icon" href="data:,">'
 
 
@@ -78,7 +80,9 @@ class Guard:
         elif request.method == "GET" and self._matches(request.query_params.get("token", "")):
             answer = self._sign_in(request)
         else:
-            answer = HTMLResponse(_SIGN_IN, 401)
+            asked = (pair for pair in request.query_params.multi_items() if pair[0] != "token")
+            fields = "".join(_FIELD % (escape(name), escape(value)) for name, value in asked)
+            answer = HTMLResponse(_SIGN_IN % fields, 401)
         answer.headers["cache-control"] = "no-store"
         await answer(scope, receive, _with_headers(send))
 

@@ -178,6 +178,7 @@ def test_story_of_a_session(make_settings: MakeSettings) -> None:
         assert "Understood: 1 round in all" in here.say("/budget rounds 1")
         here.say("/continue")
         here.until("state", "Finished")
+        assert {"report.html", "best", "dataset"} <= {path.name for path in folder.iterdir()}
         assert "All 1 rounds are done" in here.say("/continue")
         assert "% of images" in here.say("/status")
         assert "Report: " in here.say("/report")

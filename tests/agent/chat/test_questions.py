@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.autonomous.runner import run_rounds
-from agent.chat.answers import slice_lines
+from agent.chat.answers import plan_summary, slice_lines
 from agent.chat.conversation import Conversation
 from agent.chat.figures import unsupported
 from agent.chat.overview import Overview
@@ -25,6 +25,7 @@ from agent.session.folder import open_session
 from agent.steering.preferences import STEERING, Preference, synthetic_share
 from eval.report.blocks import Line, plain_text
 from memory.events import FailuresEvent, StageEvent, WishEvent
+from memory.records import Hypothesis
 from tests.agent.chat.recorded import recorded
 from tests.agent.quick import toy_settings
 from tests.factories import slice_score
@@ -144,6 +145,16 @@ def test_a_plan_is_shown_in_12_lines(chat: Conversation) -> None:
     assert all(isinstance(block, Line) for block in blocks) and len(blocks) <= 12
     assert "a dark mono cell" not in plain_text(blocks)
     assert "a dark mono cell" in plain_text(chat.say("/plan all"))
+
+
+def test_a_plan_expects_nothing_of_a_slice_that_it_has_no_image_of(chat: Conversation) -> None:
+    plan = chat.live.session.rounds()[-1].plan
+    assert plan is not None
+    for brightness, expects in (("dark", True), ("bright", True), ("unseen", False)):
+        hypothesis = Hypothesis(slice=f"brightness={brightness}", expected_change=0.01)
+        now = plan.model_copy(update={"hypothesis": hypothesis})
+        text = plain_text(plan_summary(now, None, None, (), chat.vocabulary))
+        assert ("It expects" in text) == expects
 
 
 def test_a_question_changes_nothing(chat: Conversation) -> None:
@@ -326,6 +337,16 @@ def test_what_words_do_not_say_is_asked_before_it_is_applied(
     assert "Nothing waits" in plain_text(chat.say("yes"))
     reply = meant.say("oh show where it struggles in the dark", "command", line="failures dark")
     assert "Failures after round 2" in reply
+
+
+def test_answers_of_a_wrong_shape_are_refused(model: tuple[Conversation, Model]) -> None:
+    _, odd = model
+    for shape in (True, 5, None, "more dark", [None]):
+        reply = odd.say("more of the gloomy stuff", "prefer", preferences=shape)
+        assert "Not taken from the model" in reply, (shape, reply)
+    for text in (None, ["Dark is worst."], "<think>It is 0.9?</think>"):
+        reply = odd.say("what would my boss say of the gloomy stuff", "reply", text=text)
+        assert "its answer is empty" in reply, (text, reply)
 
 
 def test_the_facts_of_a_model_are_complete(

@@ -87,6 +87,15 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.endswith("HEAVY []\n")
 
 
+def test_an_interrupt_while_modules_load_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    code = "import sys; from agent.cli.__main__ import main; sys.path.insert(0, '.'); main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_status_does_not_wait_for_torch_or_scipy_stats() -> None:
     code = (
         "import sys, agent.autonomous.status\n"

@@ -39,6 +39,10 @@ ELPV = Lexicon(load_vocabulary("elpv"))
         ("more dark because it fails there, stop at 0.8", ["budget score 0.8"], ["more dark"]),
         ("no, more dark", ["reject"], ["more dark"]),
         ("yes but fewer dark", [], ["fewer dark"]),
+        ("ok but remove row 3", ["edit 3 remove"], []),
+        ("looks good, but only 20 images", ["budget images 20"], []),
+        ("yes and undo the last round", ["undo"], []),
+        ("remove row 3 and remove row 5", ["edit 5 remove", "edit 3 remove"], []),
     ],
 )  # fmt: skip
 def test_commands_and_preferences_of_one_sentence(

@@ -39,6 +39,8 @@ def test_nothing_is_served_without_the_token_also_on_loopback(is_local: bool, pl
         refused = ask(guard, "GET", url)
         assert (refused.status_code, b"inside" in refused.content) == (401, False)
         assert ask(guard, "POST", url).status_code == 401
+    page = ask(guard, "GET", f"{place}/?session=a%22%3E%3Cb&token=wrong").text
+    assert 'name="session" value="a&quot;&gt;&lt;b"' in page and "wrong" not in page
 
 
 def test_a_token_is_a_cookie_or_a_bearer() -> None:
