@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -63,7 +64,8 @@ class Lexicon:
             # "No" is a demand at the start of a clause, and part of a phrase within one.
             opens = not at or tokens[at - 1] in ",;.!?" or tokens[at - 1] in ("and", "but", "then")
             for n in range(min(self._longest, len(tokens) - at), 0, -1):
-                meanings = self._phrases.get(" ".join(words[at : at + n]))
+                phrase = " ".join(words[at : at + n])
+                meanings = self._phrases.get(phrase) or self._unaccented.get(phrase)
                 if meanings and not (words[at] == "no" and opens):
                     marked.append(f"#{len(values)}")
                     values.append((" ".join(tokens[at : at + n]), meanings))
@@ -167,6 +169,16 @@ class Lexicon:
         for name in self._pixel_classes:
             claim(_spaced(name), ("iou", name))
         return phrases
+
+    @cached_property
+    def _unaccented(self) -> dict[str, Meanings]:
+        """What phrases name as they are typed without accents, where that is one thing."""
+        named: dict[str, set[Meanings]] = {}
+        for phrase, meanings in self._phrases.items():
+            typed = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", phrase))
+            if typed not in FILLERS | DEMANDS:
+                named.setdefault(typed, set()).add(meanings)
+        return {typed: min(several) for typed, several in named.items() if len(several) == 1}
 
     @cached_property
     def _longest(self) -> int:

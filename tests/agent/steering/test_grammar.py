@@ -254,6 +254,7 @@ OWN = Lexicon(
         ("only STOP signs please", [("only", {"class": "stop-sign"})]),
         ("more Äpfel, fewer mugs",
          [("more", {"class": "äpfel"}), ("fewer", {"class": "blue-mug"})]),
+        ("more apfel", [("more", {"class": "äpfel"})]),
         ("focus on the dark tennis balls",
          [("focus", {"class": "tennis-ball", "brightness": "dark"})]),
         ("more traffic-cones and stop-signs", [("more", {"class": "traffic-cone|stop-sign"})]),
@@ -412,7 +413,7 @@ def test_phrasings_are_understood_as_before(name: str, least: float) -> None:
 
 def test_what_was_not_taken_before_is_not_taken_now() -> None:
     """Nothing is broadened; the exceptions were misread or not read before."""
-    better = {"raise poly to 40%", "keep mono below 20%"}
+    better = {"raise poly to 40%", "keep mono below 20%", "more Apfel"}
     taken = {
         row["text"]
         for row in PHRASINGS
