@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eval.delivery import MIN_PHOTOGRAPHS, Delivery
 from eval.report.blocks import Block, Cell, Line, Style, Table
 from eval.report.text import estimate_text, number, overlap, plural, signed, words
-from memory.records import Round
+from memory.records import Estimate, Round
 
 RULES = {
     "main": "the main figure",
@@ -33,7 +33,7 @@ def delivery_table(delivery: Delivery) -> Table:
             each.name,
             number(each.before),
             number(each.after),
-            estimate_text(each.difference, sign=True),
+            _difference_text(each.difference),
         ]
         for each in delivery.changes
     ]
@@ -42,10 +42,16 @@ def delivery_table(delivery: Delivery) -> Table:
     return Table(columns, rows, delivery_title(delivery), ends, columns[:1])
 
 
+def _difference_text(difference: Estimate) -> str:
+    if difference.n < MIN_PHOTOGRAPHS:  # the interval is -1 to 1
+        return f"{signed(difference.value)} (n={difference.n})"
+    return estimate_text(difference, sign=True)
+
+
 def delivery_line(delivery: Delivery) -> Line:
     """Return whether images helped and which round is delivered, as sentences."""
     main = delivery.changes[0]
-    change = f"{main.name} {estimate_text(main.difference, sign=True)}"
+    change = f"{main.name} {_difference_text(main.difference)}"
     undecided = f"No significant difference: {change}."
     if main.difference.n < MIN_PHOTOGRAPHS:
         undecided = (
