@@ -550,7 +550,7 @@ def test_masks_of_one_class_are_refused(tmp_path: Path) -> None:
     root = scenes(tmp_path / "scenes", names="")
     for mask in (root / "masks").iterdir():
         save_mask(mask, np.full((32, 48), 255, np.uint8))
-    with pytest.raises(DataError, match=r"alone \(255\).*\[mask-one-class\]"):
+    with pytest.raises(DataError, match=r"single class \(255\).*\[mask-one-class\]"):
         build(root)
 
 
