@@ -95,8 +95,8 @@ class ChatAssistant:
             if not words or words[0] not in _COMMANDS:
                 raise BrainError(f"it called an unknown command: {' '.join(words)[:80]}")
             return AssistantReply(command=" ".join(words)[:200])
-        text = arguments.get("text")
-        answer = one_line(without_thoughts(text) if isinstance(text, str) else "", _MAX_REPLY)
+        reply = arguments.get("text")
+        answer = one_line(without_thoughts(reply) if isinstance(reply, str) else "", _MAX_REPLY)
         if not answer:
             raise BrainError("its answer is empty")
         past = self._queries.rounds()
