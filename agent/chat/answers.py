@@ -159,7 +159,7 @@ def plan_summary(
     blocks += [Line(f"Preferences: {'; '.join(moved)}")] if moved else []
     if request and request.expectation:
         blocks.append(Line(expected(request.expectation), "dim"))
-    if plan.hypothesis and parts.get(plan.hypothesis.slice, 1):  # preferences may leave it none
+    if plan.hypothesis and parts.get(plan.hypothesis.slice, 1):  # preferences may remove its images
         effect = signed(plan.hypothesis.expected_change)
         blocks.append(Line(f"It expects {effect} on {one_line(plan.hypothesis.slice)}."))
     blocks += [Line(one_line(levers_text(plan.levers), 240))] if plan.levers else []

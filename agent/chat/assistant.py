@@ -37,7 +37,7 @@ _COMMANDS = [name for name, command in COMMANDS.items() if command.by_model]
 _N_REMEMBERED = 6
 # Characters of facts per token of the context, about half of it; most characters of a reply.
 _CHARS_PER_TOKEN, _MAX_REPLY = 1.5, 1500
-# Of one call.
+# Maximum number of preferences in one call.
 _MAX_PREFERENCES = 8
 
 

@@ -2,7 +2,7 @@
 
 
 def main() -> None:
-    """Run the command; Ctrl-C while its modules load ends it in a line, too."""
+    """Run the command; Ctrl-C while its modules load also ends it without a traceback."""
     try:
         from agent.cli import app
 

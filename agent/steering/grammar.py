@@ -360,7 +360,7 @@ def _demands(tree: Tree[Token]) -> list[_Demand]:
             continue
         head, *rest = children
         if head and rest[-1:] == [None] and all(d.data == "share" for d in rest[::2]):
-            # "dark 35% mono 50%": each share follows what it is about
+            # "dark 35% mono 50%": each share follows its attribute value
             head, rest[1::2] = None, [head, *rest[1:-1:2]]
         about, new = _chained(head.children if head else [], rest)
         if about and demands:

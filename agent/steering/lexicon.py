@@ -173,7 +173,7 @@ class Lexicon:
 
     @cached_property
     def _unaccented(self) -> dict[str, Meanings]:
-        """What phrases name as they are typed without accents, where that is one thing."""
+        """Meanings by phrase without its accents; ambiguous ones are omitted."""
         named: dict[str, set[Meanings]] = {}
         for phrase, meanings in self._phrases.items():
             typed = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", phrase))

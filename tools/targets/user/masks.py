@@ -25,8 +25,8 @@ from tools.targets.validation import ValidationReport, text
 
 _MAX_CLASSES = 64
 _SHOWN = 5
-# Masks of instances: in how many different numbers of objects, the most at least how many, and in
-# which share of the masks no number is left out.
+# Criteria of instance masks: least number of distinct object counts, least maximum of these counts,
+# and share of the masks whose ids must be consecutive.
 _MIN_COUNTS, _MIN_OBJECTS, _MOST = 4, 8, 0.8
 
 
@@ -152,7 +152,7 @@ def _classes(
 
 
 def _number_objects(of_masks: Sequence[set[int]], unknown: set[int]) -> bool:
-    """Return whether masks number the objects of each image from 1, as those of instances do."""
+    """Return whether the ids number the objects of each image from 1, as in instance masks."""
     known = [ids - unknown - {0} for ids in of_masks]
     highest = {max(ids) for ids in known if ids}
     n_counted = sum(len(ids) == max(ids, default=0) for ids in known)

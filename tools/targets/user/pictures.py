@@ -39,7 +39,15 @@ MAX_PIXELS = 64_000_000
 LIMIT_PIXELS = 178_000_000
 _ORIENTATION = 0x0112
 # Transposition for each EXIF orientation from 2 on.
-_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Number of pixels of a large picture that are processed at once.
 _STRIP_PIXELS = 1 << 18
 # Modes of 16 bits per pixel.
@@ -257,7 +265,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def turn_of(picture: Image.Image) -> Image.Transpose | None:
-    """Return how a camera noted to turn a picture, None for not at all or a damaged note."""
+    """Return the transposition for the EXIF orientation; None if upright or EXIF is damaged."""
     try:
         return _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # of damaged EXIF, for which Pillow raises many types
@@ -265,7 +273,7 @@ def turn_of(picture: Image.Image) -> Image.Transpose | None:
 
 
 def count_frames(picture: Image.Image) -> int:
-    """Return the number of pictures in a file, 1 where those after the first are damaged."""
+    """Return the number of frames in a file, 1 if those after the first are damaged."""
     try:
         return int(getattr(picture, "n_frames", 1))
     except Exception:  # Pillow raises many types
